@@ -1,0 +1,14 @@
+"""Settings of the whole suite."""
+
+import os
+
+import pytest
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail a run that skipped a test although the run was to be complete (FAIL_ON_SKIP)."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")  # not in a xdist worker
+    if os.environ.get("FAIL_ON_SKIP") and reporter and reporter.stats.get("skipped"):
+        reporter.write_line("FAIL_ON_SKIP is set and tests were skipped", red=True)
+        session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
