@@ -32,13 +32,19 @@ def _defer_init(package: str) -> bool:
         return namespace[name] if name in namespace else getattr(real, name)
 
     def __dir__() -> list[str]:
-        return sorted({*namespace, *dir(_import_module(f"{package}.__init__"))})
+        names = {*dir(_import_module(f"{package}.__init__")), *namespace}  # it binds submodules
+        return sorted(name for name in names if hasattr(module, name))
 
     namespace.update(__getattr__=__getattr__, __dir__=__dir__)
-    # While find_spec ran, another thread may have imported the package: then that one stays.
-    if _sys.modules.setdefault(package, module) is module and "." in package:
-        parent, _, name = package.rpartition(".")
-        setattr(_sys.modules[parent], name, module)
+    # Another thread may be importing the package: then its module stays. If it has found it but not
+    # published it yet, a spec that is marked as being initialised makes us wait for its lock.
+    vars(spec).update(_initializing=True)
+    if _sys.modules.setdefault(package, module) is module:
+        _import_module(package)
+    vars(spec).update(_initializing=False)
+    parent, _, child = package.rpartition(".")
+    if parent and _sys.modules[package] is module:
+        setattr(_sys.modules[parent], child, module)
     return True
 
 
