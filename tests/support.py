@@ -1,0 +1,55 @@
+"""What more than one test file needs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+KERNEL_MODULES = frozenset(
+    f"agent_os.{name}"
+    for name in (
+        "_mcp_metrics",
+        "credential_redactor",
+        "exceptions",
+        "integrations.base",
+        "mcp_gateway",
+        "mcp_message_signer",
+        "mcp_protocols",
+        "mcp_response_scanner",
+        "mcp_security",
+        "mcp_session_auth",
+        "mcp_sliding_rate_limiter",
+        "prompt_injection",
+    )
+)
+PLACEHOLDERS = frozenset({"agent_os", "agent_os.integrations"})
+
+_LIST_WHAT_OUR_IMPORT_LOADS = """
+before = set(sys.modules)
+import agent_mcp_governance
+for name in set(sys.modules) - before:
+    if name.partition(".")[0] not in sys.stdlib_module_names:
+        print(name)
+"""
+
+
+def run_isolated(code: str, python: Path | str = sys.executable, site: bool = True) -> str:
+    """Run *code* in a fresh interpreter where every warning is an error; return what it printed."""
+    options = ["-I", "-X", "utf8", "-W", "error", *([] if site else ["-S"])]
+    done = subprocess.run(  # noqa: S603 - the tests' own code
+        [python, *options, "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded_by_our_import(python: Path | str = sys.executable, first: str = "") -> set[str]:
+    """Import the package in a fresh interpreter, after running *first*.
+
+    Returns:
+        The modules that this added, without the standard library's.
+    """
+    return set(run_isolated(f"import sys\n{first}{_LIST_WHAT_OUR_IMPORT_LOADS}", python).split())

@@ -1,0 +1,241 @@
+"""The surface: 38 names, the kernel's own objects, closed, and the same to people and to tools."""
+
+import dataclasses
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType
+from typing import Any, get_args, get_type_hints
+
+import jedi
+import pytest
+from jedi.api.environment import InterpreterEnvironment
+from support import run_isolated
+
+import agent_mcp_governance
+from agent_mcp_governance import (
+    GovernancePolicy,
+    MCPGateway,
+    MCPMetrics,
+    MCPSecurityScanner,
+    MCPThreat,
+)
+
+CONSUMER = Path(__file__).parent / "typing" / "api.py"
+HOMES = {
+    "ApprovalStatus": "mcp_gateway",
+    "AuditEntry": "mcp_gateway",
+    "CredentialMatch": "credential_redactor",
+    "CredentialPattern": "credential_redactor",
+    "CredentialRedactor": "credential_redactor",
+    "GatewayConfig": "mcp_gateway",
+    "GovernancePolicy": "integrations.base",
+    "InMemoryAuditSink": "mcp_protocols",
+    "InMemoryNonceStore": "mcp_protocols",
+    "InMemoryRateLimitStore": "mcp_protocols",
+    "InMemorySessionStore": "mcp_protocols",
+    "MCPAuditSink": "mcp_protocols",
+    "MCPGateway": "mcp_gateway",
+    "MCPMessageSigner": "mcp_message_signer",
+    "MCPMetrics": "_mcp_metrics",
+    "MCPMetricsRecorder": "_mcp_metrics",
+    "MCPNonceStore": "mcp_protocols",
+    "MCPRateLimitStore": "mcp_protocols",
+    "MCPResponseDecision": "mcp_gateway",
+    "MCPResponseScanResult": "mcp_response_scanner",
+    "MCPResponseScanner": "mcp_response_scanner",
+    "MCPResponseThreat": "mcp_response_scanner",
+    "MCPSecurityConfig": "mcp_security",
+    "MCPSecurityScanner": "mcp_security",
+    "MCPSession": "mcp_session_auth",
+    "MCPSessionAuthenticator": "mcp_session_auth",
+    "MCPSessionStore": "mcp_protocols",
+    "MCPSeverity": "mcp_security",
+    "MCPSignedEnvelope": "mcp_message_signer",
+    "MCPSlidingRateLimiter": "mcp_sliding_rate_limiter",
+    "MCPThreat": "mcp_security",
+    "MCPThreatType": "mcp_security",
+    "MCPVerificationResult": "mcp_message_signer",
+    "PatternType": "integrations.base",
+    "ResponsePolicy": "mcp_gateway",
+    "ScanResult": "mcp_security",
+    "ToolFingerprint": "mcp_security",
+    "load_mcp_security_config": "mcp_security",
+}
+NAMES = sorted(HOMES)
+CLASSES = [
+    value for name in NAMES if isinstance(value := getattr(agent_mcp_governance, name), type)
+]
+
+
+def public(names: Any) -> list[str]:
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def test_the_surface_is_38_names() -> None:
+    assert len(NAMES) == 38
+    assert agent_mcp_governance.__all__ == NAMES
+    assert public(vars(agent_mcp_governance)) == NAMES
+    assert public(dir(agent_mcp_governance)) == NAMES
+
+
+def test_star_import_gives_the_names_and_nothing_else() -> None:
+    code = "from agent_mcp_governance import *\nprint(*sorted(globals()))"
+    without = "print(*sorted(globals()))"
+    assert set(run_isolated(code).split()) - set(run_isolated(without).split()) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_the_kernels_own_object(name: str) -> None:
+    value = getattr(agent_mcp_governance, name)
+    assert value is getattr(import_module(f"agent_os.{HOMES[name]}"), name)
+    assert value.__module__ == f"agent_os.{HOMES[name]}"
+    assert value.__qualname__ == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_has_a_docstring_of_its_own(name: str) -> None:
+    value = getattr(agent_mcp_governance, name)
+    text = vars(value)["__doc__"] if isinstance(value, type) else value.__doc__
+    assert text.strip()
+    assert not text.startswith(f"{name}("), "written by dataclasses, not by a person"
+
+
+def is_the_kernels(value: Any) -> bool:
+    return isinstance(value, type) and value.__module__.split(".")[0] == "agent_os"
+
+
+def kernel_types(annotation: Any) -> Iterator[type]:
+    """Find the kernel's types in an annotation, however deep they stand in it."""
+    if is_the_kernels(annotation):
+        yield annotation
+    for part in annotation if isinstance(annotation, list) else get_args(annotation):
+        yield from kernel_types(part)
+
+
+def public_functions(cls: type) -> Iterator[FunctionType]:
+    """Yield what a user can call or read on *cls*, the kernel's base classes included."""
+    for owner in filter(is_the_kernels, cls.__mro__):
+        for name, member in vars(owner).items():
+            if name.startswith("_") and name != "__init__":
+                continue
+            function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if isinstance(function, FunctionType):
+                yield function
+
+
+def test_the_walk_sees_through_generics_callables_properties_and_base_classes() -> None:
+    nested = Callable[[GovernancePolicy], dict[str, list[MCPThreat | None]]]
+    assert set(kernel_types(nested)) == {GovernancePolicy, MCPThreat}
+    assert set(kernel_types(list[int] | None)) == set()
+    walked = {function.__qualname__ for function in public_functions(MCPGateway)}
+    assert {"MCPGateway.__init__", "MCPGateway.audit_log", "MCPGateway.wrap_mcp_server"} < walked
+    walked = {function.__qualname__ for function in public_functions(MCPMetrics)}
+    assert "NoOpMCPMetrics.record_scan" in walked
+
+
+def test_every_kernel_type_in_a_signature_or_field_is_exported() -> None:
+    functions = {function for cls in CLASSES for function in public_functions(cls)}
+    functions.add(agent_mcp_governance.load_mcp_security_config)
+    annotations = [hint for function in functions for hint in get_type_hints(function).values()]
+    fields = [
+        hint
+        for cls in CLASSES
+        for name, hint in get_type_hints(cls).items()
+        if not name.startswith("_")
+    ]
+    found = {kernel for hint in (*annotations, *fields) for kernel in kernel_types(hint)}
+    exported = set(CLASSES)
+    assert found <= exported, f"not exported: {found - exported}"
+    assert len(CLASSES) == 37
+    assert sum(map(dataclasses.is_dataclass, CLASSES)) == 15
+    assert len(annotations) >= 369
+    assert len(fields) >= 89
+    assert len(found) >= 27
+
+
+def test_what_the_kernels_warning_tells_a_user_to_call_is_exported() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        MCPSecurityScanner()
+    kernel = import_module("agent_os.mcp_security")
+    mentioned = {
+        word
+        for warning in caught
+        for word in re.findall(r"\w+", str(warning.message))
+        if inspect.getmodule(getattr(kernel, word, None)) is kernel
+    }
+    assert mentioned == {"MCPSecurityScanner", "load_mcp_security_config"}
+    assert mentioned <= set(NAMES)
+
+
+def run_tool(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    # basedpyright looks for the environment of the first `python` on the path.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(  # noqa: S603 - the tests' own tools
+        [sys.executable, *command],
+        cwd=cwd,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+# mypy has no command that lists a module's names; one build of the consumer's code gives both.
+CHECK_WITH_MYPY = """
+import sys
+from mypy.build import build
+from mypy.main import process_options
+sources, options = process_options(sys.argv[1:])
+result = build(sources, options)
+symbols = result.files["agent_mcp_governance"].names
+for name, symbol in symbols.items():
+    if symbol.module_public and not name.startswith("_"):
+        print(name)
+sys.exit("\\n".join(result.errors).strip() or 0)
+"""
+
+
+def test_mypy_accepts_a_consumers_code_and_sees_the_names(tmp_path: Path) -> None:
+    options = ["--strict", "--config-file=", "--cache-dir", os.devnull]
+    done = run_tool("-c", CHECK_WITH_MYPY, *options, str(CONSUMER), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == NAMES
+
+
+def test_basedpyright_accepts_a_consumers_code(tmp_path: Path) -> None:
+    settings = {
+        "typeCheckingMode": "strict",
+        "reportUnnecessaryTypeIgnoreComment": "error",
+        "include": [str(CONSUMER)],
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    done = run_tool("-m", "basedpyright", "--outputjson", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    assert report["generalDiagnostics"] == []
+    assert report["summary"]["filesAnalyzed"] == 1
+
+
+def test_basedpyright_sees_the_names_and_knows_their_types(tmp_path: Path) -> None:
+    command = ["-m", "basedpyright", "--verifytypes", "agent_mcp_governance", "--outputjson"]
+    done = run_tool(*command, cwd=tmp_path)
+    report = json.loads(done.stdout)["typeCompleteness"]
+    exported = {symbol["name"] for symbol in report["symbols"] if symbol["isExported"]}
+    assert exported == {f"agent_mcp_governance.{name}" for name in NAMES}
+    assert report["exportedSymbolCounts"]["withUnknownType"] == 0
+
+
+def test_jedi_completes_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jedi.settings, "cache_directory", str(tmp_path))
+    code = "import agent_mcp_governance\nagent_mcp_governance."
+    completions = jedi.Script(code, environment=InterpreterEnvironment()).complete()
+    assert public(completion.name for completion in completions) == NAMES
