@@ -267,6 +267,79 @@ def test_responses_are_checked_for_every_thread(turn: int) -> None:
     assert together(check) == [True] * THREADS
 
 
+# --- every place where a thread could be interrupted
+
+
+class Interruption:
+    """Lets *action* happen before the instruction *at* of the guard's function *name*.
+
+    It happens only if no lock of the guard is held, as another thread would have to wait then.
+    """
+
+    def __init__(self, guard: Guard, name: str, at: int, action: Callable[[], object]) -> None:
+        self.locks = guard._state_lock, guard._gateway_lock
+        self.name, self.at, self.action = name, at, action
+        self.instructions = 0
+        self.came = False
+
+    def __enter__(self) -> "Interruption":
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def trace(self, frame: types.FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_name != self.name or self.came:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self.instructions += 1
+            if self.instructions == self.at and not any(lock.locked() for lock in self.locks):
+                self.came = True
+                self.action()
+        return self.trace
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "stages"),
+    [
+        ("_admit", {"limits": Limits(max_callers=1)}, ["allowed", "caller"]),
+        ("_audit", {"sink": "broken"}, ["audit", "audit"]),
+        ("_measure", {"metrics": "broken"}, ["allowed", "allowed"]),
+        ("_ask_gateway", {}, ["allowed", "approval_denied"]),
+    ],
+)
+def test_another_call_may_come_between_any_two_instructions(
+    name: str, options: dict[str, Any], stages: list[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError
+
+    broken = types.SimpleNamespace(record=fail, record_decision=fail)
+    options = {key: broken if value == "broken" else value for key, value in options.items()}
+    came = 0
+    for at in range(1_000):  # the first time, Python 3.12 only learns that it is to stop there
+        guard = make_guard(approver=lambda *_: ApprovalStatus.DENIED, **options)
+        other: list[str] = []
+        tool = "pay" if name == "_ask_gateway" else "read"
+
+        def call(guard: Guard = guard, other: list[str] = other, tool: str = tool) -> None:
+            other.append(guard.check_call("bob", tool, {}).stage)
+
+        with Interruption(guard, name, at, call) as interruption:
+            first = guard.check_call("alice", "read", {}).stage
+        if at and interruption.instructions < at:
+            break
+        came += interruption.came
+        found = sorted([first, *other]) if interruption.came else stages
+        assert found == stages, at
+        failures = guard.audit_failures + guard.metrics_failures
+        assert failures == (len(other) + 1 if broken in options.values() else 0), at
+    assert at > 20
+    assert came > 5
+
+
 # --- sessions in front of the guard
 
 

@@ -43,6 +43,7 @@ from guard import (
 from agent_mcp_governance import (
     ApprovalStatus,
     AuditEntry,
+    CredentialRedactor,
     GovernancePolicy,
     InMemoryAuditSink,
     PatternType,
@@ -932,6 +933,14 @@ def test_the_budget_is_each_callers_own() -> None:
     assert call(guard, "bob").allowed
 
 
+def test_the_gateway_sees_no_params(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are matched already, and it would redact them while others wait for it."""
+    seen: list[Any] = []
+    monkeypatch.setattr(CredentialRedactor, "redact_data_structure", seen.append)
+    assert call(make_guard(), params=PLAIN).allowed
+    assert seen == [{}]
+
+
 def test_denied_calls_spend_no_budget() -> None:
     guard = make_guard("evil", budget=1, sensitive_tools=["pay"], approver=Recording(DENIED))
     for tool, params in [("unknown", {}), ("read", {"q": "evil"}), ("read", []), ("pay", {})]:
@@ -1731,16 +1740,47 @@ def test_an_interrupt_in_the_metrics_leaves_an_audited_call() -> None:
 # --- redaction
 
 
-def test_what_redaction_looks_at_has_a_limit() -> None:
+def test_what_redaction_looks_at_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert redact("word " * 1_000) == ("word " * 1_000)[:1_024]
-    assert len(redact("a\ufdfab" * 1_000)) <= 1_024
+    seen: list[int] = []
+    monkeypatch.setattr(recipe, "_redacted_once", lambda text: seen.append(len(text)) or text)
+    for text in ("a" * 100_000, "\ufdfa" * 1_280, "%41" * 10_000):
+        assert len(redact(text)) == 1_024
+    assert max(seen) == 1_280
 
 
-def test_a_replacement_or_a_cut_leaves_nothing_to_redact() -> None:
-    cut = "x" * 1_009 + " 5551234567" + "8" * 20
-    for text in (cut, "x" * 1_008 + " AKIA" + "A" * 40, "=" * 1_015 + "pwd=12345678"):
-        once = redact(text)
-        assert redact(once) == once
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 1_013 + " 5551234567" + "8" * 20,
+        "x" * 1_003 + " AKIA" + "A" * 40,
+        "x" * 1_007 + " 4111111111111111" + "1" * 20,
+        "=" * 1_015 + "pwd=12345678",
+    ],
+)
+def test_a_cut_leaves_nothing_to_redact(text: str) -> None:
+    once = redact(text)
+    assert once != text[:1_024]
+    assert redact(once) == once
+
+
+def test_a_replacement_leaves_nothing_to_redact() -> None:
+    """The login name has to be replaced before the password can be seen."""
+    once = redact("login sk-" + "A" * 80 + " password hunter2hunter2")
+    assert "hunter2" not in once
+    assert redact(once) == once
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "secret=-----BEGIN DSA " + "PRIVATE KEY-----\nhunter2\n-----END DSA " + "PRIVATE KEY-----",
+        "cookie: a=aws_secret_access_key = " + "hunter2" * 6,
+        "password=Basic " + "hunter2" * 3,
+    ],
+)
+def test_no_expression_cuts_away_what_another_needs(text: str) -> None:
+    assert "hunter2" not in redact(text)
 
 
 def test_short_words_are_known_to_be_plain_without_a_look() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guard import Guard, Limits, bucket_label
+from guard import Guard, Limits, bucket_label, redact
 from test_attacks import build
 from test_otel import Meter
 
@@ -315,7 +315,7 @@ def test_no_secret_and_nothing_personal_gets_into_a_log_or_an_audit_entry(
         for part in (secret, secret.casefold(), BODY, BODY.casefold(), HEX):
             assert part not in written, name
             assert part not in logged.text.getvalue(), name
-    assert len(logged.seen) > 40, "there is something to look at"
+    assert len(logged.seen) > 30, "there is something to look at"
 
 
 def test_what_a_broken_sink_was_given_gets_into_no_log(logged: Everything) -> None:
@@ -328,6 +328,21 @@ def test_what_a_broken_sink_was_given_gets_into_no_log(logged: Everything) -> No
             assert part not in kept
             assert part not in logged.text.getvalue()
     assert {record.name for record in logged.seen} >= {"guard"}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        *("secret=", "token: ", "password=", "pwd='", "api_key=", "Bearer ", "Basic ", "--token "),
+        *("cookie: a=", "https://u:", "10.0.0.1 ", "a@b.co ", "555-123-4567,", "'", '{"a": "', "-"),
+    ],
+)
+@pytest.mark.parametrize("after", ["", "; x", "@host", "'", '"}', " tail", ".", "\n", " 10.0.0.1"])
+def test_a_secret_is_redacted_whatever_stands_around_it(before: str, after: str) -> None:
+    for name, secret in SECRETS.items():
+        shown = redact(before + secret + after)
+        assert not [part for part in (BODY, HEX, "QWERTYUIOP") if part in shown], name
+        assert redact(shown) == shown, name
 
 
 def strings(value: Any) -> Iterator[str]:

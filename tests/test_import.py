@@ -472,6 +472,30 @@ ours.join()
     assert printed.split("\n") == ["[] []", "1 1", ""]
 
 
+def test_an_import_that_begins_while_we_look_for_the_kernel_is_waited_for() -> None:
+    code = """
+import importlib.util
+find_spec = importlib.util.find_spec
+theirs = []
+def find_spec_after_theirs_began(name):
+    if not theirs:
+        theirs.append(Importing("agent_os", "agent_os", "created"))
+        theirs[0].until_it_pauses()
+    return find_spec(name)
+importlib.util.find_spec = find_spec_after_theirs_began
+ours = Importing("agent_mcp_governance")
+ours.until_it_is_done_or_waits_for_another()
+third = Importing("agent_os")
+third.until_it_is_done_or_waits_for_another()
+print(third.is_alive())
+theirs[0].go_on.set()
+for thread in (theirs[0], ours, third):
+    thread.join()
+"""
+    printed = run_isolated(COUNT_RUNS_OF_INITS + PAUSED_IMPORTS + code + PRINT_WHAT_IS_MISSING)
+    assert printed.split("\n") == ["True", "[] []", "1 1", ""]
+
+
 def test_a_kernel_imported_before_us_is_left_as_it_is() -> None:
     code = f"""
 {LET_THE_KERNEL_WARN}

@@ -159,7 +159,7 @@ class ExtraCredentials(CredentialRedactor):
             r"|hvs\.[\w-]{24,}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{40,}"  # Vault, Terraform
             r"|SK[a-f0-9]{32}|key-[a-f0-9]{32}|lin_api_\w{32,}"  # Twilio, Mailgun, Linear
             r"|\d{8,10}:AA[\w-]{32,}|AGE-SECRET-KEY-1[A-Z0-9]{50,}"  # Telegram, age
-            r"|eyJ[\w-]{8,}\.eyJ[\w-]*)",  # a JSON web token, cut off or not
+            r"|eyJ[\w-]{8,}\.eyJ[\w.-]*)",  # a JSON web token, cut off or not
         ),
         # To its end, or to the end of the text when that was cut off.
         _credential(
@@ -505,10 +505,19 @@ def redact(text: str) -> str:
 
 
 def _redacted_once(text: str) -> str:
-    text = ExtraCredentials.redact(CredentialRedactor.redact(text))
-    for personal in CredentialRedactor.PII_PATTERNS:
-        text = personal.pattern.sub(PLACEHOLDER, text)
-    return text
+    kernels = *CredentialRedactor.PATTERNS, *CredentialRedactor.PII_PATTERNS
+    # All look at the same text: one after the other, the first could cut what the next one needs.
+    spans = sorted(
+        match.span()
+        for kind in (*kernels, *ExtraCredentials.PATTERNS)
+        for match in kind.pattern.finditer(text)
+    )
+    shown, end = "", 0
+    for start, stop in spans:
+        if start >= end:
+            shown += text[end:start] + PLACEHOLDER
+        end = max(end, stop)
+    return shown + text[end:]
 
 
 def _find_threats(content: Any, blocked_pii: Collection[str] = DEFAULT_BLOCKED_PII) -> list[str]:
