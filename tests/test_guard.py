@@ -1302,12 +1302,15 @@ def test_an_interrupt_in_the_sink_keeps_the_entry() -> None:
 def test_a_sink_that_empties_the_entry_and_raises_loses_nothing() -> None:
     def record(entry: dict[str, Any]) -> None:
         entry["parameters"].clear()
+        entry["threats"].clear()
         entry.clear()
         raise OSError
 
     guard = make_guard(sink=types.SimpleNamespace(record=record))
     call(guard, params={"q": "x"})
+    guard.check_response("alice", "read", SECRET)
     assert guard.unrecorded[0]["parameters"] == {"q": "x"}
+    assert guard.unrecorded[1]["threats"] == ["credential_leak"]
 
 
 def test_entries_that_were_not_recorded_are_kept_up_to_100() -> None:

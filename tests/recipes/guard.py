@@ -14,9 +14,9 @@ what they lack. Copy this file; it needs only ``agent_mcp_governance`` and the s
 ``caller`` has to be an identity that you verified (the subject of an access token, or a constant
 over stdio), never something that the caller wrote into the request.
 
-A call is checked in this order, and the first refusal ends it: caller, rate limit, tool name and
-params, policy patterns, then the gateway (deny list, allow list, built-in patterns, call budget,
-approval). Every decision is audited, denied ones included.
+A call is checked in this order, and the first refusal ends it: caller, rate limit, tool name,
+params, policy patterns, built-in patterns, then by the gateway: deny list, allow list, call budget,
+approval. Every decision is audited, denied ones included.
 """
 
 import asyncio
@@ -1063,7 +1063,7 @@ class Guard:
             "agent_id": check.key,
             "tool_name": redact(check.tool),
             "parameters": _redacted(check.params),
-            "threats": check.threats,
+            "threats": list(check.threats),
             "allowed": check.allowed,
             "stage": check.stage,
             # Only a refusal's reason can quote the caller.
@@ -1105,7 +1105,8 @@ class AsyncGuard:
         Args:
             guard: It decides; one guard may serve several servers.
             in_thread: Whether checks run in a worker thread. Set it when the limiter, the stores or
-                the sink wait for a disk or a network. The approver then has to be a plain function.
+                the sink wait for a disk or a network. The approver then has to be a plain function,
+                and a call that is cancelled meanwhile may still spend budget.
                 One that waits for a person is better async, without threads: there are few.
         """
         self._guard = guard
