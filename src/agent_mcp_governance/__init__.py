@@ -18,8 +18,8 @@ def _defer_init(package: str) -> bool:
     submodule ``package.__init__``: the import system then locks it and runs it once.
     """
     spec = _find_spec(package)
-    if spec is None:
-        return False
+    if spec is None or package in _sys.modules:  # another thread may have published it meanwhile
+        return spec is not None
     module = _module_from_spec(spec)
     namespace = vars(module)
 
@@ -43,7 +43,7 @@ def _defer_init(package: str) -> bool:
         _import_module(package)
     vars(spec).update(_initializing=False)
     parent, _, child = package.rpartition(".")
-    if parent and _sys.modules[package] is module:
+    if parent and _sys.modules.get(package) is module:
         setattr(_sys.modules[parent], child, module)
     return True
 
