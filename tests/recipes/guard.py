@@ -34,8 +34,7 @@ import time
 import unicodedata
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -614,7 +613,7 @@ class _Refused(Exception):  # noqa: N818 - not an error, and it never leaves the
         self.stage: Stage = stage
 
 
-@dataclass
+@dataclass(slots=True)
 class _Check:
     """One call or response on its way through the guard."""
 
@@ -820,9 +819,12 @@ class Guard:
 
         Returns:
             The decision. When it is allowed, run the tool with ``decision.params``.
+
+        Raises:
+            BaseException: What ends the process, such as ``KeyboardInterrupt``, once it is audited.
         """
         check = _Check("call")
-        with self._audited_if_interrupted(check):
+        try:
             self._run(check, self._screen_call, caller, tool, params)
             if self._needs_approver(check):
                 try:
@@ -832,6 +834,9 @@ class Guard:
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is no approval
                     answer = error
                 self._run(check, self._settle, answer)
+        except BaseException:
+            self._finish_interrupted(check)
+            raise
         return self._finish(check)
 
     async def acheck_call(self, caller: str, tool: str, params: dict[str, Any]) -> Decision:
@@ -846,9 +851,13 @@ class Guard:
 
         Returns:
             The decision. When it is allowed, run the tool with ``decision.params``.
+
+        Raises:
+            BaseException: What ends the task or the process, such as ``CancelledError``, once it is
+                audited.
         """
         check = _Check("call")
-        with self._audited_if_interrupted(check):
+        try:
             self._run(check, self._screen_call, caller, tool, params)
             if self._needs_approver(check):
                 try:
@@ -858,6 +867,9 @@ class Guard:
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is no approval
                     answer = error
                 self._run(check, self._settle, answer)
+        except BaseException:
+            self._finish_interrupted(check)
+            raise
         return self._finish(check)
 
     def check_response(self, caller: str, tool: str, content: Any) -> Decision:
@@ -871,10 +883,16 @@ class Guard:
         Returns:
             The decision. When it is allowed, return ``decision.content``: a copy in the structure
             of *content*, without the stripped tags under ``ResponsePolicy.SANITIZE``.
+
+        Raises:
+            BaseException: What ends the process, such as ``KeyboardInterrupt``, once it is audited.
         """
         check = _Check("response")
-        with self._audited_if_interrupted(check):
+        try:
             self._run(check, self._screen_response, caller, tool, content)
+        except BaseException:
+            self._finish_interrupted(check)
+            raise
         return self._finish(check)
 
     def _run(self, check: _Check, step: Callable[..., None], *args: Any) -> None:
@@ -954,12 +972,13 @@ class Guard:
             raise _Refused("rate_limit", "The rate limit is spent: try again later")
 
     def _match_patterns(self, params: dict[str, Any]) -> None:
-        leaves = list(_leaves(params))
-        texts = {text for pair in leaves for text in pair if type(text) is str}
-        texts |= {str(leaf) for _, leaf in leaves if type(leaf) is int}  # a card can be a number
-        for text in [text for text in texts if not _is_bare(text)]:
+        leaves = _leaves(params)
+        texts = {key for key, _ in leaves}
+        # A card can be a number.
+        texts |= {str(leaf) for _, leaf in leaves if type(leaf) is str or type(leaf) is int}
+        written = _written(params)
+        for text in () if _is_bare(written) else list(texts):
             texts |= _forms(text)
-        written = json.dumps(params, ensure_ascii=False)
         for text in (written, *_joined(leaves), *sorted(texts)):
             if found := self._policy.matches_pattern(text):
                 raise _Refused("policy_pattern", f"The arguments match a blocked pattern: {found}")
@@ -1025,14 +1044,10 @@ class Guard:
         self._admit(check.key)  # the wait may have been long
         self._ask_gateway(check, answer)
 
-    @contextmanager
-    def _audited_if_interrupted(self, check: _Check) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:  # cancelled, or the process is ending: the call must not vanish
-            check.refuse("cancelled", "The check was interrupted")
-            self._finish(check)
-            raise
+    def _finish_interrupted(self, check: _Check) -> None:
+        """Audit a call whose task or process is ending, so that it does not vanish."""
+        check.refuse("cancelled", "The check was interrupted")
+        self._finish(check)
 
     def _finish(self, check: _Check) -> Decision:
         if not self._audit(check) and check.allowed and not self._allow_unaudited:
@@ -1246,9 +1261,6 @@ def _plain_copy(value: Any, max_chars: int, limits: Limits) -> Any:
     while todo:
         parent, depth = todo.pop()
         for slot, node in parent.items() if type(parent) is dict else enumerate(parent):
-            if type(node) is str and node.isascii():  # most are
-                chars += len(node)
-                continue
             if type(node) is not dict and type(node) is not list:
                 chars += _cost(node, max_chars)
                 continue
@@ -1259,8 +1271,9 @@ def _plain_copy(value: Any, max_chars: int, limits: Limits) -> Any:
             # Look at the copy only: another thread may be changing the original.
             parent[slot] = copied = node.copy()
             items += len(copied)
-            for key in copied if type(copied) is dict else ():
-                chars += _cost(key, max_chars) if type(key) is str else _not_json(key)
+            if type(copied) is dict:
+                for key in copied:
+                    chars += _cost(key, max_chars) if type(key) is str else _not_json(key)
             todo.append((copied, depth + 1))
         if chars + 4 * items > max_chars:  # punctuation included
             raise ValueError(f"over {max_chars} characters")
@@ -1269,8 +1282,10 @@ def _plain_copy(value: Any, max_chars: int, limits: Limits) -> Any:
 
 def _cost(leaf: Any, max_chars: int) -> int:
     """Return how many characters a leaf of plain JSON takes, or raise ValueError."""
-    if type(leaf) is str and (len(leaf) > max_chars or not _SURROGATE.search(leaf)):
-        return len(leaf)
+    if type(leaf) is str:
+        if leaf.isascii() or len(leaf) > max_chars or not _SURROGATE.search(leaf):
+            return len(leaf)
+        return _not_json(leaf)
     if leaf is None or type(leaf) is bool or (type(leaf) is float and math.isfinite(leaf)):
         return 4
     if type(leaf) is int and leaf.bit_length() <= 1_024:
@@ -1282,8 +1297,9 @@ def _not_json(value: object) -> NoReturn:
     raise ValueError(f"a {type(value).__name__} that is not plain JSON")
 
 
-def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each leaf with the key that it stands under, and None under keys of containers."""
+def _leaves(value: Any) -> list[tuple[str, Any]]:
+    """Return each leaf with the key that it stands under, and None under keys of containers."""
+    found = []
     todo = [("", value)]
     while todo:
         key, node = todo.pop()
@@ -1293,7 +1309,8 @@ def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
         elif type(node) is list:
             todo += [(key, element) for element in reversed(node)]
             node = None
-        yield key, node
+        found.append((key, node))
+    return found
 
 
 def _forms(text: str) -> set[str]:
@@ -1304,22 +1321,23 @@ def _forms(text: str) -> set[str]:
     return {text, decoded}
 
 
-def _scan_texts(content: Any) -> Iterator[tuple[str, bool]]:
-    """Yield what has to be scanned, and whether it was joined from several values."""
+def _scan_texts(content: Any) -> list[tuple[str, bool]]:
+    """Return what has to be scanned, and whether it was joined from several values."""
     lines: dict[str, None] = {}
-    leaves = list(_leaves(content))
+    leaves = _leaves(content)
     for key, leaf in leaves:
         lines[key] = None
         if type(leaf) is str or type(leaf) is int:
             lines[f"{key}={leaf}" if _names_a_secret(key) else str(leaf)] = None
     # NUL is no white space, so no expression reaches from one line into the next.
-    apart = "\0\n".join(line for line in lines if not _PLAIN.fullmatch(line))
-    for number, text in enumerate((apart, *_joined(leaves))):
-        yield from ((form, number > 0) for form in _forms(text) if form)
+    apart = "\0\n".join([line for line in lines if not _PLAIN.fullmatch(line)])
+    texts = [(apart, False)] if apart else []
+    texts += [(text, True) for text in _joined(leaves)]
+    return [(form, joined) for text, joined in texts for form in _forms(text) if form]
 
 
-def _joined(leaves: list[tuple[str, Any]]) -> Iterator[str]:
-    """Yield what strings make together that stand in one list or under one key.
+def _joined(leaves: list[tuple[str, Any]]) -> list[str]:
+    """Return what strings make together that stand in one list or under one key.
 
     A command can be a list of words, and a secret can be cut over several blocks.
     """
@@ -1327,10 +1345,8 @@ def _joined(leaves: list[tuple[str, Any]]) -> Iterator[str]:
     for key, leaf in leaves:
         if type(leaf) is str:
             groups.setdefault(key, []).append(leaf)
-    for parts in groups.values():
-        if len(parts) > 1:
-            yield "".join(parts)
-            yield " ".join(parts)
+    several = [parts for parts in groups.values() if len(parts) > 1]
+    return [space.join(parts) for parts in several for space in ("", " ")]
 
 
 def _without_tags(value: Any) -> Any:
@@ -1344,6 +1360,9 @@ def _without_tags(value: Any) -> Any:
         if value == before:
             break
     return value  # and scanned again, should a tag be left
+
+
+_written = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each call
 
 
 def _is_bare(text: str) -> bool:
@@ -1388,5 +1407,6 @@ def _redacted(value: Any, key: str = "") -> Any:
         return [_redacted(item) for item in value]
     if value is None or type(value) is bool:
         return value
-    text = redact(str(value))
-    return value if text == str(value) else text
+    text = str(value)
+    shown = redact(text)
+    return value if shown == text else shown
