@@ -1,6 +1,8 @@
 """Settings of the whole suite."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,3 +14,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if os.environ.get("FAIL_ON_SKIP") and reporter and reporter.stats.get("skipped"):
         reporter.write_line("FAIL_ON_SKIP is set and tests were skipped", red=True)
         session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def threads_take_turns_often() -> Iterator[None]:
+    """Let a thread run for a microsecond before the next one's turn, so that races show."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)

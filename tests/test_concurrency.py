@@ -9,10 +9,9 @@ import sys
 import threading
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from guard import AsyncGuard, Guard, JsonLinesAuditSink, Limits, verified_caller
@@ -23,6 +22,7 @@ from signed_messages import (
     from_wire,
     to_wire,
 )
+from support import THREADS, together
 
 from agent_mcp_governance import (
     ApprovalStatus,
@@ -31,31 +31,10 @@ from agent_mcp_governance import (
     MCPSessionAuthenticator,
 )
 
-Result = TypeVar("Result")
+pytestmark = pytest.mark.usefixtures("threads_take_turns_often")
 
-THREADS = 32
 EACH = 10
 repeated = pytest.mark.parametrize("turn", range(3))
-
-
-@pytest.fixture(autouse=True)
-def _threads_take_turns_often() -> Iterator[None]:
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(usual)
-
-
-def together(action: Callable[[int], Result]) -> list[Result]:
-    """Run *action* in each thread, starting at one moment; return what each returned."""
-    start = threading.Barrier(THREADS)
-
-    def run(number: int) -> Result:
-        start.wait(timeout=60)
-        return action(number)
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        return list(threads.map(run, range(THREADS)))
 
 
 def make_guard(sink: Any = None, budget: int = 100_000, **options: Any) -> Guard:

@@ -7,18 +7,17 @@ Here they run as they come, and however they come the outcome is the same.
 import contextlib
 import dataclasses
 import re
-import sys
 import threading
 from collections import UserDict
-from collections.abc import Callable, Iterator, KeysView
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import KeysView
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from support import THREADS, together
 
 from agent_mcp_governance import (
     CredentialRedactor,
@@ -40,35 +39,15 @@ from agent_mcp_governance import (
     PatternType,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:PromptInjectionDetector:UserWarning")
-
-Result = TypeVar("Result")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:PromptInjectionDetector:UserWarning"),
+    pytest.mark.usefixtures("threads_take_turns_often"),
+]
 
 README = Path(__file__).parent.parent / "README.md"
-THREADS = 32
 KEY = b"0123456789abcdef" * 2
 SECRET = "sk-" + "ABCDEFGHIJKLMNOPQRSTUVWX"
 LATER = datetime.now(timezone.utc) + timedelta(hours=1)
-
-
-@pytest.fixture(autouse=True)
-def _threads_take_turns_often() -> Iterator[None]:
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(usual)
-
-
-def together(action: Callable[[int], Result]) -> list[Result]:
-    """Run *action* in each thread, starting at one moment; return what each returned."""
-    start = threading.Barrier(THREADS)
-
-    def run(number: int) -> Result:
-        start.wait(timeout=60)
-        return action(number)
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        return list(threads.map(run, range(THREADS)))
 
 
 class Meeting:
