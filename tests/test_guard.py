@@ -39,6 +39,7 @@ from guard import (
     refuse_poisoned_tools,
     verified_caller,
 )
+from support import run_isolated
 
 from agent_mcp_governance import (
     ApprovalStatus,
@@ -287,6 +288,11 @@ def test_a_verified_caller_is_named_by_its_token_and_by_nothing_else() -> None:
     assert not callers & {"local", "anonymous"}
 
 
+def test_a_token_with_an_invisible_character_names_no_usable_caller() -> None:
+    caller = verified_caller(token("client", "ali\u200bce"), remote=True)
+    assert call(make_guard(), caller).stage == "caller"
+
+
 def test_a_token_of_the_longest_usual_parts_names_a_usable_caller() -> None:
     """OpenID Connect caps a subject at 255 characters."""
     long = token(
@@ -455,6 +461,13 @@ def test_the_tools_of_a_generator_are_not_lost() -> None:
     assert call(make_guard(sensitive_tools=names), tool="pay").stage == "approval_pending"
 
 
+def test_a_choice_of_personal_data_that_changes_later_changes_nothing() -> None:
+    kinds = {"Email address"}
+    guard = make_guard(blocked_pii=kinds)
+    kinds.clear()
+    assert not guard.check_response("alice", "read", f"write to {EMAIL}").allowed
+
+
 def test_a_policy_that_changes_later_changes_nothing() -> None:
     policy = GovernancePolicy(allowed_tools=["read"], blocked_patterns=["evil"], max_tool_calls=1)
     sensitive, denied = ["read"], ["drop"]
@@ -575,7 +588,10 @@ def test_a_part_that_raises_denies_and_is_logged_by_its_type_only(
     with caplog.at_level(logging.DEBUG):
         decision = call(guard, tool="pay" if part == "approver" else "read")
     assert (decision.allowed, decision.stage) == (False, stage)
-    assert [entry["stage"] for entry in sink.entries()] == [stage]
+    assert [(entry["stage"], entry["reason"]) for entry in sink.entries()] == [
+        (stage, decision.reason)
+    ]
+    assert "efused" in decision.reason
     assert [record.name for record in caplog.records] == ["guard"]
     assert type(error).__name__ in caplog.text
     assert "secret" not in caplog.text + decision.reason + json.dumps(sink.entries())
@@ -621,7 +637,9 @@ def test_a_budget_store_that_works_again_is_used_again() -> None:
 @pytest.mark.parametrize("bucket", ["7", 1.5, True, -1, [1]], ids=repr)
 def test_a_budget_store_that_holds_no_count_denies(bucket: Any) -> None:
     store = types.SimpleNamespace(get_bucket=lambda _: bucket, set_bucket=lambda *_: None)
-    assert call(make_guard(budget_store=store)).stage == "budget"
+    decision = call(make_guard(budget_store=store))
+    assert (decision.allowed, decision.stage) == (False, "budget")
+    assert decision.reason == "Refused: the call budget could not be claimed"
 
 
 def test_a_budget_store_that_is_false_when_empty_is_used() -> None:
@@ -906,6 +924,11 @@ def test_a_policy_pattern_sees_decoded_strings_numbers_and_the_json_text(
     decision = call(make_guard(pattern), params=params)
     assert (decision.allowed, decision.stage) == (False, "policy_pattern")
     assert call(make_guard(), params=params).allowed
+
+
+def test_a_policy_pattern_does_not_see_pythons_spelling_of_a_value() -> None:
+    guard = make_guard("none", "true_", "1.50")
+    assert call(guard, params={"a": None, "b": True, "c": 1.5}).allowed
 
 
 def test_a_pattern_of_the_empty_object_blocks_that_only() -> None:
@@ -1632,6 +1655,19 @@ def test_clean_tools_are_registered_and_a_changed_one_is_refused() -> None:
         refuse_poisoned_tools([tool()], server_name="other", scanner=scanner)
 
 
+def test_tools_are_checked_where_warnings_are_errors() -> None:
+    """The kernel's scanner warns when it is made, once in a process: so this needs a new one."""
+    printed = run_isolated(
+        f"""
+import sys
+sys.path.append({str(Path(recipe.__file__).parent)!r})
+from guard import refuse_poisoned_tools
+print(type(refuse_poisoned_tools([{tool()}], server_name="notes")).__name__)
+"""
+    )
+    assert printed == "MCPSecurityScanner\n"
+
+
 def deep_schema(text: str) -> dict[str, Any]:
     inner = {"type": "object", "properties": {"x": {"enum": [text]}}}
     return {"type": "object", "properties": {"q": {"items": inner}}}
@@ -1786,7 +1822,5 @@ def test_no_expression_cuts_away_what_another_needs(text: str) -> None:
     assert "hunter2" not in redact(text)
 
 
-def test_short_words_are_known_to_be_plain_without_a_look() -> None:
-    words = ["path", "a" * 19, "", "12345", "content_type"]
-    assert [redact(word) for word in words] == words
-    assert all(itertools.starmap(recipe._PLAIN.fullmatch, zip(words, strict=True)))
+def test_what_two_expressions_match_is_replaced_once() -> None:
+    assert redact(f"before token={SECRET} after") == f"before {PLACEHOLDER} after"

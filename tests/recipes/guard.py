@@ -52,7 +52,6 @@ from agent_mcp_governance import (
     MCPRateLimitStore,
     MCPResponseScanner,
     MCPResponseThreat,
-    MCPSecurityConfig,
     MCPSecurityScanner,
     MCPSeverity,
     MCPSlidingRateLimiter,
@@ -572,7 +571,7 @@ def refuse_poisoned_tools(
     if scanner is None:
         with warnings.catch_warnings():  # that its rules are samples: ours come on top
             warnings.simplefilter("ignore")
-            scanner = MCPSecurityScanner(config=MCPSecurityConfig())
+            scanner = MCPSecurityScanner()
     checked: dict[str, tuple[str, str, Any, str]] = {}
     whole: dict[str, tuple[str, str, Any, str]] = {}
     problems = []
