@@ -1021,11 +1021,18 @@ NO_APPROVALS = {
 
 @pytest.mark.parametrize("waits", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("answer", NO_APPROVALS.values(), ids=NO_APPROVALS)
-def test_an_answer_that_is_no_approval_status_denies(answer: Any, waits: bool) -> None:
+def test_an_answer_that_is_no_approval_status_denies(
+    answer: Any, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     sink = InMemoryAuditSink()
     guard = make_guard(sink=sink, budget=1, approver=Recording(answer), sensitive_tools=["pay"])
     decision = acall(guard) if waits else call(guard, tool="pay")
     assert not decision.allowed
+    assert (
+        f"the approver {'failed: ' if isinstance(answer, Exception) else 'returned '}"
+        in caplog.text
+    )
+    assert type(answer).__name__ in caplog.text
     if not isinstance(answer, Exception):
         assert decision.stage == "approval_denied"
         assert sink.entries()[0]["approval_status"] == "denied"
@@ -1824,3 +1831,9 @@ def test_no_expression_cuts_away_what_another_needs(text: str) -> None:
 
 def test_what_two_expressions_match_is_replaced_once() -> None:
     assert redact(f"before token={SECRET} after") == f"before {PLACEHOLDER} after"
+
+
+def test_short_words_are_known_to_be_plain_without_a_look() -> None:
+    words = ["path", "a" * 19, "", "12345", "content_type"]
+    assert [redact(word) for word in words] == words
+    assert all(itertools.starmap(recipe._PLAIN.fullmatch, zip(words, strict=True)))
