@@ -1404,8 +1404,6 @@ def _redacted(value: Any, key: str = "") -> Any:
         return copied
     if type(value) is list:
         return [_redacted(item) for item in value]
-    if value is None or type(value) is bool:
-        return value
     text = str(value)
     shown = redact(text)
     return value if shown == text else shown
