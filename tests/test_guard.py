@@ -7,6 +7,7 @@ test_guard_observability.py, whole attacks in test_attacks.py.
 import asyncio
 import concurrent.futures
 import copy
+import dataclasses
 import enum
 import gc
 import itertools
@@ -441,6 +442,25 @@ def test_an_async_audit_sink_is_refused() -> None:
 
     with pytest.raises(ValueError, match="async"):
         make_guard(sink=Sink())
+
+
+def test_limits_are_these_unless_others_are_given() -> None:
+    assert vars(Limits()) == {
+        "max_params_chars": 16_384,
+        "max_response_chars": 50_000,
+        "max_depth": 32,
+        "max_items": 5_000,
+        "max_callers": 10_000,
+        "forget_after": 86_400.0,  # a day
+        "max_wait": 5.0,
+    }
+
+
+def test_neither_limits_nor_a_decision_can_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Limits().max_depth = 10_000  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        call(make_guard(), tool="drop").allowed = True  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", list(vars(Limits())))
@@ -1761,6 +1781,7 @@ def test_the_async_guard_checks_responses_and_errors(in_thread: bool) -> None:
 
 
 def test_bucket_labels_are_few_and_stable() -> None:
+    assert bucket_label(1)("alice") == "caller-0"
     label = bucket_label(8)
     labels = {label(f"caller-{number}") for number in range(1_000)}
     assert labels == {f"caller-{number}" for number in range(8)}
