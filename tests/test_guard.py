@@ -444,6 +444,16 @@ def test_an_async_audit_sink_is_refused() -> None:
         make_guard(sink=Sink())
 
 
+def test_a_window_is_60_calls_in_60_seconds_unless_it_is_set() -> None:
+    clock = Clock()
+    guard = make_guard(clock=clock)
+    assert [call(guard).allowed for _ in range(61)] == [True] * 60 + [False]
+    clock.now += 59.9
+    assert not call(guard).allowed
+    clock.now += 0.2
+    assert call(guard).allowed
+
+
 def test_limits_are_these_unless_others_are_given() -> None:
     assert vars(Limits()) == {
         "max_params_chars": 16_384,
