@@ -351,6 +351,10 @@ def test_what_is_no_tool_name_is_refused(name: Any) -> None:
     assert guard.check_response("alice", name, "fine").stage == "tool_name"
 
 
+def test_the_longest_tool_name_is_one() -> None:
+    assert call(make_guard(), tool="a" * 128).stage == "allow_list"
+
+
 def test_a_call_over_the_limit_is_audited_with_its_tool() -> None:
     sink = InMemoryAuditSink()
     guard = make_guard(sink=sink, max_calls_per_window=1)
@@ -777,6 +781,12 @@ def test_responses_that_are_not_plain_json_within_the_caps_are_refused(value: An
 @pytest.mark.parametrize("params", [None, [], "x", 7, OrderedDict(), (("a", 1),)], ids=repr)
 def test_params_that_are_no_object_are_refused(params: Any) -> None:
     assert make_guard().check_call("alice", "read", params).stage == "params"
+
+
+def test_keys_and_elements_are_counted_together_up_to_the_cap() -> None:
+    guard = make_guard(limits=Limits(max_items=5))
+    assert call(guard, params={"a": [1, 2], "b": {"c": 3}}).allowed
+    assert call(guard, params={"a": [1, 2], "b": {"c": 3, "d": 4}}).stage == "params"
 
 
 def test_what_is_many_times_in_one_place_counts_each_time() -> None:
