@@ -1,7 +1,8 @@
 """The guard's protections, one a test.
 
-Threads, fuzzing and metrics are in test_concurrency.py, test_properties.py and
-test_guard_observability.py, whole attacks in test_attacks.py.
+Each alternative of its expressions is in test_guard_patterns.py; threads, fuzzing and metrics are
+in test_concurrency.py, test_properties.py and test_guard_observability.py; whole attacks are in
+test_attacks.py.
 """
 
 import asyncio

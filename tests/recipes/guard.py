@@ -149,7 +149,7 @@ class ExtraCredentials(CredentialRedactor):
             r"|x(?:ox[a-z]|app)-[A-Za-z0-9-]{10,}"  # Slack
             r"|AIza[\w-]{30,}|ya29\.[\w-]{10,}|GOCSPX-[\w-]{16,}"  # Google
             r"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9]{16,}"  # Stripe
-            r"|(?:AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS
+            r"|ASIA[A-Z0-9]{16}\b"  # AWS
             r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|hf_[A-Za-z0-9]{20,}"
             r"|SG\.[\w-]{16,}\.[\w-]{16,}"  # SendGrid
             r"|do[opr]_v1_[a-f0-9]{32,}|dapi[a-f0-9]{32}"  # DigitalOcean, Databricks
@@ -201,7 +201,8 @@ _SECRET_KEY = re.compile(
 
 @lru_cache(maxsize=256)
 def _names_a_secret(key: str) -> bool:
-    return _SECRET_KEY.search(_decoded(key)) is not None
+    # Decoded, Cyrillic letters have become Latin ones.
+    return any(_SECRET_KEY.search(form) for form in (key, _decoded(key)))
 
 
 _SCANNER = MCPResponseScanner()
@@ -592,7 +593,8 @@ def refuse_poisoned_tools(
         ]
         texts = "\n".join(str(part) for leaf in _leaves(definition) for part in leaf)
         found += ["hidden characters"] if _INVISIBLE.search(texts) else []
-        found += ["the name of a file with secrets"] if _LURES.search(texts) else []
+        lured = _LURES.search(texts) or _LURES.search(_decoded(texts))
+        found += ["the name of a file with secrets"] if lured else []
         # The kernel pins description and inputSchema; this pins title, annotations and the rest.
         whole[name] = f"{name} (whole)", "", definition, server_name
         found += ["it has changed"] if scanner.check_rug_pull(*whole[name]) else []
