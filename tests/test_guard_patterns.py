@@ -150,7 +150,7 @@ CREDENTIALS = [
     "aws key: " + "Ab/+" * 10,
     "--password hunter22",
     "--token hunter22",
-    "--secret=hunter22",
+    "--secret hunter22",
     "--api-key hunter22",
     "$2b$12$" + "a" * 53,
     "$apr1$" + "a" * 31,

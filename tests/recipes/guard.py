@@ -283,7 +283,7 @@ _INSTRUCTIONS = re.compile(
 
 # Files that a tool's definition has no reason to name.
 _LURES = re.compile(
-    r"~/\.(?:ssh|aws|cursor|kube|gnupg|docker|netrc|env)\b|\bid_(?:rsa|ed25519|ecdsa)\b|\bmcp\.json\b"
+    r"~/\.(?:ssh|aws|cursor|kube|gnupg|docker|netrc)\b|\bid_(?:rsa|ed25519|ecdsa)\b|\bmcp\.json\b"
     r"|(?<!\w)\.env\b|/etc/(?:passwd|shadow)\b",
     re.IGNORECASE,
 )
