@@ -1783,6 +1783,21 @@ def test_the_async_guard_checks_the_answers_of_a_client_as_arguments(in_thread: 
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
+def test_the_async_guard_checks_in_a_thread_if_it_was_told_to(in_thread: bool) -> None:
+    threads: list[bool] = []
+
+    def record(_: dict[str, Any]) -> None:
+        threads.append(threading.current_thread() is not threading.main_thread())
+
+    checking = AsyncGuard(
+        make_guard(sink=types.SimpleNamespace(record=record)), in_thread=in_thread
+    )
+    assert asyncio.run(checking.check_call("alice", "read", {}, {})).allowed
+    assert asyncio.run(checking.check_response("alice", "read", "fine")).allowed
+    assert threads == [in_thread, in_thread]
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
 def test_the_async_guard_checks_responses_and_errors(in_thread: bool) -> None:
     checking = AsyncGuard(make_guard(response_policy=ResponsePolicy.SANITIZE), in_thread=in_thread)
 
