@@ -37,6 +37,7 @@ from typing import Any
 import guard as recipe
 import pytest
 from guard import Guard, Limits, PoisonedToolError, refuse_poisoned_tools
+from support import ROOT
 
 from agent_mcp_governance import (
     ApprovalStatus,
@@ -51,7 +52,7 @@ from agent_mcp_governance import (
 )
 
 CORPUS = pathlib.Path(__file__).parent / "attacks"
-README = pathlib.Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 STOPPED = {"refuse", "redact", "contain", "bounded"}
 LET_THROUGH = {"missed", "pass"}
 ATTACKS = {

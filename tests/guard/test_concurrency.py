@@ -22,7 +22,7 @@ from signed_messages import (
     from_wire,
     to_wire,
 )
-from support import THREADS, together
+from support.threads import THREADS, together
 
 from agent_mcp_governance import (
     ApprovalStatus,

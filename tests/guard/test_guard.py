@@ -41,7 +41,7 @@ from guard import (
     refuse_poisoned_tools,
     verified_caller,
 )
-from support import run_isolated
+from support.isolated import run_isolated
 
 from agent_mcp_governance import (
     ApprovalStatus,

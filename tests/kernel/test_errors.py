@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import ROOT
 
 import agent_mcp_governance
 from agent_mcp_governance import (
@@ -55,7 +56,7 @@ from agent_mcp_governance import (
     load_mcp_security_config,
 )
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 KEY = b"0123456789abcdef" * 2
 NOW = datetime.now(timezone.utc)
 

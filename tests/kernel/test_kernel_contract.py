@@ -32,7 +32,7 @@ from agent_mcp_governance import (
     MCPMetrics,
 )
 
-PATH = Path(__file__).with_name("kernel_contract.json")
+PATH = Path(__file__).with_name("contract.json")
 CONTRACT = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support import ROOT
 
 from agent_mcp_governance import (
     CredentialRedactor,
@@ -27,7 +28,7 @@ from agent_mcp_governance import (
     PatternType,
 )
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 
 # The scanner builds a detector without a config, whatever its own config is.
 pytestmark = pytest.mark.filterwarnings("ignore:PromptInjectionDetector:UserWarning")

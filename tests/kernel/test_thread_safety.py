@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from support import THREADS, together
+from support import ROOT
+from support.threads import THREADS, together
 
 from agent_mcp_governance import (
     CredentialRedactor,
@@ -44,7 +45,7 @@ pytestmark = [
     pytest.mark.usefixtures("threads_take_turns_often"),
 ]
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 KEY = b"0123456789abcdef" * 2
 SECRET = "sk-" + "ABCDEFGHIJKLMNOPQRSTUVWX"
 LATER = datetime.now(timezone.utc) + timedelta(hours=1)

@@ -9,7 +9,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from support import KERNEL_MODULES, PLACEHOLDERS, loaded_by_our_import, run_isolated
+from support.isolated import KERNEL_MODULES, PLACEHOLDERS, loaded_by_our_import, run_isolated
 
 import agent_mcp_governance
 

@@ -16,11 +16,11 @@ from packaging.metadata import RawMetadata, parse_email
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from support import KERNEL_MODULES, PLACEHOLDERS, loaded_by_our_import, run_isolated
+from support import ROOT
+from support.isolated import KERNEL_MODULES, PLACEHOLDERS, loaded_by_our_import, run_isolated
 
 import agent_mcp_governance
 
-ROOT = Path(__file__).parent.parent
 VERSION = agent_mcp_governance.__version__
 DIST_INFO = f"agent_mcp_governance-{VERSION}.dist-info"
 MODULE_FILES = {"agent_mcp_governance/__init__.py", "agent_mcp_governance/py.typed"}
@@ -212,7 +212,7 @@ def test_the_sdist_holds_the_project_with_its_tests(built: Built) -> None:
     top = f"agent_mcp_governance-{VERSION}/"
     shipped = {name.removeprefix(top) for name in names}
     assert shipped == {*files_to_ship(), "PKG-INFO"}
-    assert {"tests/conftest.py", "tests/support.py", "tests/recipes/guard.py"} < shipped
+    assert {"tests/conftest.py", "tests/support/isolated.py", "tests/recipes/guard.py"} < shipped
     assert any(name.endswith(".jsonl") for name in shipped), "the attack corpus is missing"
 
 

@@ -17,11 +17,12 @@ import pytest
 import test_redis
 from mcp import Client, StdioServerParameters
 from pytest_examples import CodeExample, EvalExample, find_examples
+from support import ROOT
 
 import agent_mcp_governance
 from agent_mcp_governance import CredentialRedactor
 
-TESTS = Path(__file__).parent
+TESTS = ROOT / "tests"
 RECIPES = TESTS / "recipes"
 README = TESTS.parent / "README.md"
 REDIS_URL = "redis://127.0.0.1:6379"

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 import jedi
 import pytest
 from jedi.api.environment import InterpreterEnvironment
-from support import run_isolated
+from support.isolated import run_isolated
 
 import agent_mcp_governance
 from agent_mcp_governance import (

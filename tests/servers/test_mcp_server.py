@@ -49,11 +49,19 @@ from mcp.types import (
     ToolAnnotations,
 )
 from pydantic import AnyHttpUrl, BaseModel, Field, create_model, field_serializer
-from stdio_servers import SECRET, add_tools, governed_server, plain_server, poison_check, tool_error
+from support import ROOT
+from support.servers import (
+    SECRET,
+    add_tools,
+    governed_server,
+    plain_server,
+    poison_check,
+    tool_error,
+)
 
 from agent_mcp_governance import ApprovalStatus, GovernancePolicy, ResponsePolicy
 
-HERE = Path(__file__).parent
+HERE = ROOT / "tests"
 RECIPES = HERE / "recipes"
 SDKS = ["mcp", "fastmcp"]
 MODES = ["auto", "legacy"]  # protocol 2026-07-28, and the handshake before it
@@ -180,7 +188,7 @@ async def test_a_server_over_stdio_refuses_says_why_and_survives(
         "max_calls_per_window": 20,
         "poisoned": False,
     }
-    arguments = [str(HERE / "stdio_servers.py"), sdk, json.dumps(settings)]
+    arguments = [str(HERE / "support" / "servers.py"), sdk, json.dumps(settings)]
     async with stdio_client_of(sdk, mode, tmp_path, arguments, PYTHONPATH=str(RECIPES)) as call:
         assert (await call("add", a=2, b=3))[:2] == (False, "5")
         for (tool, argument), reason in REFUSED.items():
@@ -223,7 +231,7 @@ def test_a_poisoned_tool_list_stops_the_server_before_it_serves(sdk: str, tmp_pa
     settings = {"canary": "", "max_tool_calls": 1, "max_calls_per_window": 1, "poisoned": True}
     request = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     server = subprocess.run(  # noqa: S603 - our own file
-        [sys.executable, HERE / "stdio_servers.py", sdk, json.dumps(settings)],
+        [sys.executable, HERE / "support" / "servers.py", sdk, json.dumps(settings)],
         input=json.dumps(request) + "\n",
         capture_output=True,
         text=True,

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -29,6 +28,7 @@ from signed_messages import (
     from_wire,
     to_wire,
 )
+from support import ROOT
 
 from agent_mcp_governance import InMemoryNonceStore, MCPMessageSigner, MCPSignedEnvelope
 
@@ -48,7 +48,7 @@ FIELDS = ("nonce", "payload", "sender_id", "signature", "timestamp")
 HEADER = "mcp-signed/1 client server\n"
 BODY = "launch-code-7391"
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
-CORPUS = Path(__file__).parent / "attacks" / "envelopes.jsonl"
+CORPUS = ROOT / "tests" / "guard" / "attacks" / "envelopes.jsonl"
 
 
 class FakeClock:

@@ -1,16 +1,8 @@
-"""What more than one test file needs."""
+"""Code run in a fresh interpreter, and what our import loads there."""
 
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
-
-Result = TypeVar("Result")
-
-THREADS = 32
 
 KERNEL_MODULES = frozenset(
     f"agent_os.{name}"
@@ -61,15 +53,3 @@ def loaded_by_our_import(python: Path | str = sys.executable, first: str = "") -
         The modules that this added, without the standard library's.
     """
     return set(run_isolated(f"import sys\n{first}{_LIST_WHAT_OUR_IMPORT_LOADS}", python).split())
-
-
-def together(action: Callable[[int], Result]) -> list[Result]:
-    """Run *action* in each thread, starting at one moment; return what each returned."""
-    start = threading.Barrier(THREADS)
-
-    def run(number: int) -> Result:
-        start.wait(timeout=60)
-        return action(number)
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        return list(threads.map(run, range(THREADS)))
