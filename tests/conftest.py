@@ -7,6 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Start one worker for one test (``::``): starting more takes longer than the test."""
+    return 1 if len(config.args) == 1 and "::" in config.args[0] else None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail a run that skipped a test although the run was to be complete (FAIL_ON_SKIP)."""

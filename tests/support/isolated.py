@@ -4,23 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-KERNEL_MODULES = frozenset(
-    f"agent_os.{name}"
-    for name in (
-        "_mcp_metrics",
-        "credential_redactor",
-        "exceptions",
-        "integrations.base",
-        "mcp_gateway",
-        "mcp_message_signer",
-        "mcp_protocols",
-        "mcp_response_scanner",
-        "mcp_security",
-        "mcp_session_auth",
-        "mcp_sliding_rate_limiter",
-        "prompt_injection",
-    )
-)
+from support.names import HOMES
+
+# Those of the names, and two that they import.
+KERNEL_MODULES = {*HOMES.values(), "agent_os.exceptions", "agent_os.prompt_injection"}
 PLACEHOLDERS = frozenset({"agent_os", "agent_os.integrations"})
 
 _LIST_WHAT_OUR_IMPORT_LOADS = """
