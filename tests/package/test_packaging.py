@@ -1,4 +1,7 @@
-"""What is built holds what it must, and works in environments that hold nothing else."""
+"""What is built holds what it must, and works in an environment that holds nothing else.
+
+The package index has to be reachable: building and installing ask it.
+"""
 
 import json
 import os
@@ -7,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from packaging.metadata import RawMetadata, parse_email
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from support import ROOT
+from support import ROOT, documents
 from support.isolated import KERNEL_MODULES, PLACEHOLDERS, loaded_by_our_import, run_isolated
 
 import agent_mcp_governance
@@ -26,23 +28,14 @@ DIST_INFO = f"agent_mcp_governance-{VERSION}.dist-info"
 MODULE_FILES = {"agent_mcp_governance/__init__.py", "agent_mcp_governance/py.typed"}
 
 
-class Environment(NamedTuple):
-    """A virtual environment with nothing in it but what was asked for, pip included."""
-
-    python: Path
-    site_packages: Path
-
-    def run(self, code: str) -> str:
-        return run_isolated(code, self.python)
-
-
 class Built(NamedTuple):
     wheel: Path
     sdist: Path
 
 
-def run_tool(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - our own tools
+def run(*command: str | Path) -> str:
+    """Run a tool and return what it printed; fail with it if the tool fails."""
+    done = subprocess.run(  # noqa: S603 - our own tools
         [sys.executable, "-m", *command],
         cwd=ROOT,
         env={**os.environ, "VALIDATE_PYPROJECT_NO_NETWORK": "1"},
@@ -52,38 +45,12 @@ def run_tool(*command: str | Path) -> subprocess.CompletedProcess[str]:
         timeout=600,
         check=False,
     )
-
-
-def run(*command: str | Path) -> str:
-    """Run a tool and return what it printed; fail with it if the tool fails."""
-    done = run_tool(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def make_environment(folder: Path, *requirements: str | Path) -> Environment:
-    run("venv", "--without-pip", folder)
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    run("pip", "--python", python, "install", *requirements)
-    where = run_isolated("import sysconfig; print(sysconfig.get_path('purelib'))", python)
-    return Environment(python, Path(where.strip()))
-
-
 @pytest.fixture(scope="session")
-def index(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip where pip reaches no package index; once it does, a failure is a failure."""
-    options = ["--no-deps", "--retries", "0", "--timeout", "20"]
-    folder = tmp_path_factory.mktemp("index")
-    done = run_tool("pip", "download", *options, "--dest", folder, "hatchling", "agent-os-kernel")
-    if done.returncode:
-        pytest.skip(f"no package index can be reached: {done.stderr.strip().splitlines()[-1]}")
-
-
-@pytest.fixture(scope="session")
-def built(
-    index: None,  # noqa: ARG001 - skips
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Built:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Return the sdist made from the tree and the wheel made from that sdist."""
     folder = tmp_path_factory.mktemp("dist")
     run("build", "--outdir", folder, ROOT)
@@ -93,24 +60,13 @@ def built(
 
 
 @pytest.fixture(scope="session")
-def clean(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return an environment with the wheel and what it declares."""
-    return make_environment(tmp_path_factory.mktemp("clean"), built.wheel)
-
-
-@pytest.fixture(scope="session")
-def from_tree(
-    index: None,  # noqa: ARG001 - skips
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Environment:
-    """Return an environment made with ``pip install .`` alone."""
-    return make_environment(tmp_path_factory.mktemp("from-tree"), ROOT)
-
-
-@pytest.fixture(scope="session", params=["clean", "from_tree"])
-def environment(request: pytest.FixtureRequest) -> Environment:
-    made: Environment = request.getfixturevalue(request.param)
-    return made
+def python(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment with the wheel and what it declares, without even pip."""
+    folder = tmp_path_factory.mktemp("clean")
+    run("venv", "--without-pip", folder)
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    run("pip", "--python", python, "install", built.wheel)
+    return python
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +82,10 @@ def metadata(wheel_files: dict[str, bytes]) -> RawMetadata:
     return parsed
 
 
-def test_the_wheel_holds_the_two_files_metadata_and_licence(wheel_files: dict[str, bytes]) -> None:
+def test_the_wheel_holds_the_two_files_metadata_and_licence(
+    built: Built, wheel_files: dict[str, bytes]
+) -> None:
+    assert built.wheel.name == f"agent_mcp_governance-{VERSION}-py3-none-any.whl"
     about = {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE"}
     assert set(wheel_files) == MODULE_FILES | {f"{DIST_INFO}/{name}" for name in about}
     for name in MODULE_FILES:
@@ -136,99 +95,60 @@ def test_the_wheel_holds_the_two_files_metadata_and_licence(wheel_files: dict[st
     assert b"agent-mcp-governance contributors" in licence
 
 
-def test_the_wheel_is_for_every_python_3_and_platform(built: Built) -> None:
-    assert built.wheel.name == f"agent_mcp_governance-{VERSION}-py3-none-any.whl"
-
-
-def test_the_metadata_is_exact(metadata: RawMetadata) -> None:
-    described = dict(metadata)
-    assert Version(str(described.pop("metadata_version"))) >= Version("2.4")  # PEP 639 licences
-    assert (
-        str(described.pop("description")).strip()
-        == (ROOT / "README.md").read_text(encoding="utf-8").strip()
-    )
-    del described["requires_dist"]  # has a test of its own
-    assert described == {
-        "name": "agent-mcp-governance",
-        "version": VERSION,
-        "summary": "Typed re-exports of agent-os-kernel's governance classes for MCP servers",
-        "description_content_type": "text/markdown",
-        "author": "agent-mcp-governance contributors",
-        "license_expression": "MIT",
-        "license_files": ["LICENSE"],
-        "requires_python": ">=3.10",
-        "keywords": ["agents", "governance", "mcp", "model-context-protocol", "security"],
-        "provides_extra": ["otel", "test"],
-        "classifiers": [
-            "Development Status :: 4 - Beta",
-            "Intended Audience :: Developers",
-            "Intended Audience :: System Administrators",
-            "Operating System :: OS Independent",
-            "Programming Language :: Python :: 3",
-            "Programming Language :: Python :: 3 :: Only",
-            "Programming Language :: Python :: 3.10",
-            "Programming Language :: Python :: 3.11",
-            "Programming Language :: Python :: 3.12",
-            "Programming Language :: Python :: 3.13",
-            "Topic :: Security",
-            "Topic :: Software Development :: Libraries :: Python Modules",
-            "Typing :: Typed",
-        ],
-    }
+def test_the_metadata_says_what_it_is_for_whom_and_on_which_pythons(metadata: RawMetadata) -> None:
+    assert Version(metadata["metadata_version"]) >= Version("2.4")  # PEP 639 licences
+    assert (metadata["name"], metadata["version"]) == ("agent-mcp-governance", VERSION)
+    assert metadata["description"].strip() == documents.text(documents.README).strip()
+    assert metadata["description_content_type"] == "text/markdown"
+    assert metadata["license_expression"] == "MIT"
+    assert metadata["requires_python"] == ">=3.10"
+    assert metadata["provides_extra"] == ["otel", "test"]
+    assert "Typing :: Typed" in metadata["classifiers"]
+    assert re.findall(r"Python :: (3\.\d+)", "\n".join(metadata["classifiers"])) == [
+        f"3.{minor}" for minor in range(10, 16)
+    ]
+    links = documents.links(documents.README)
+    assert metadata["project_urls"]
+    assert [url for url in metadata["project_urls"].values() if url not in links] == []
 
 
 def test_the_kernel_and_pyyaml_are_all_that_is_required(metadata: RawMetadata) -> None:
     requirements = [Requirement(text) for text in metadata["requires_dist"]]
-    assert {
-        (canonicalize_name(requirement.name), requirement.specifier)
+    required = {
+        canonicalize_name(requirement.name): requirement.specifier
         for requirement in requirements
-        if requirement.marker is None
-    } == {
-        ("agent-os-kernel", Requirement("x>=3.7.0,<4.0.0").specifier),
-        ("pyyaml", Requirement("x>=6.0").specifier),
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
     }
-    # Everything else has to be asked for with an extra.
-    others = [requirement for requirement in requirements if requirement.marker is not None]
-    assert len(others) > 15
-    assert not any(other.marker and other.marker.evaluate({"extra": ""}) for other in others)
-    assert [
-        str(other) for other in others if other.marker and other.marker.evaluate({"extra": "otel"})
-    ] == ['opentelemetry-api>=1.20; extra == "otel"']
+    assert required == {
+        "agent-os-kernel": Requirement("x>=3.7.0,<4.0.0").specifier,
+        "pyyaml": Requirement("x>=6.0").specifier,
+    }
+    assert len(requirements) > 15
+    otel = [str(each) for each in requirements if '"otel"' in str(each.marker)]
+    assert otel == ['opentelemetry-api>=1.20; extra == "otel"']
 
 
-def files_to_ship() -> Iterator[str]:
-    yield from (".gitignore", "LICENSE", "README.md", "pyproject.toml")
-    for folder in ("src", "tests"):
-        for path in (ROOT / folder).rglob("*"):
-            parts = path.relative_to(ROOT).parts
-            left_by_a_run = any(part.startswith((".", "__pycache__")) for part in parts)
-            if path.is_file() and not left_by_a_run:
-                yield "/".join(parts)
+SHIPPED = [".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "README.md"]
 
 
-def test_the_sdist_holds_the_project_with_its_tests(built: Built) -> None:
+def files_to_ship() -> set[str]:
+    """Return what a checkout holds, without what runs leave in it."""
+    paths = [ROOT / name for name in (*SHIPPED, "pyproject.toml", "src", "tests")]
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    return {
+        file.relative_to(ROOT).as_posix()
+        for file in files
+        if file.is_file() and not re.search(r"/\.|__pycache__", file.relative_to(ROOT).as_posix())
+    }
+
+
+def test_the_sdist_holds_the_project_with_its_tests_and_documents(built: Built) -> None:
     with tarfile.open(built.sdist) as sdist:
         names = sdist.getnames()
-    top = f"agent_mcp_governance-{VERSION}/"
-    shipped = {name.removeprefix(top) for name in names}
+    shipped = {name.removeprefix(f"agent_mcp_governance-{VERSION}/") for name in names}
     assert shipped == {*files_to_ship(), "PKG-INFO"}
-    assert {"tests/conftest.py", "tests/support/isolated.py", "tests/recipes/guard.py"} < shipped
-    assert any(name.endswith(".jsonl") for name in shipped), "the attack corpus is missing"
-
-
-def test_a_wheel_from_the_tree_is_the_one_from_the_sdist(
-    from_tree: Environment, wheel_files: dict[str, bytes]
-) -> None:
-    installed = {
-        path.relative_to(from_tree.site_packages).as_posix(): path.read_bytes()
-        for folder in ("agent_mcp_governance", DIST_INFO)
-        for path in (from_tree.site_packages / folder).rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
-    }
-    added_by_pip = {f"{DIST_INFO}/{name}" for name in ("INSTALLER", "REQUESTED", "direct_url.json")}
-    assert set(installed) == set(wheel_files) | added_by_pip
-    for name in set(wheel_files) - {f"{DIST_INFO}/RECORD"}:
-        assert installed[name] == wheel_files[name], name
+    assert {path.relative_to(ROOT).as_posix() for path in documents.DOCUMENTS} < shipped
+    assert {".ci/run", ".github/workflows/ci.yml", "tests/conftest.py"} < shipped
 
 
 def test_twine_accepts_both(built: Built) -> None:
@@ -243,13 +163,14 @@ def test_validate_pyproject_accepts_the_settings() -> None:
     assert run("validate_pyproject", "pyproject.toml").startswith("Valid file:")
 
 
-def test_an_environment_holds_what_is_declared_and_nothing_else(environment: Environment) -> None:
+def test_the_environment_holds_what_is_declared_and_nothing_else(python: Path) -> None:
     code = """
 import importlib.metadata, json
 print(json.dumps({d.name: [d.version, d.requires] for d in importlib.metadata.distributions()}))
 """
     found: dict[str, tuple[str, list[str] | None]] = {
-        canonicalize_name(name): about for name, about in json.loads(environment.run(code)).items()
+        canonicalize_name(name): about
+        for name, about in json.loads(run_isolated(code, python)).items()
     }
     declared = ["agent-mcp-governance"]
     for name in declared:
@@ -261,29 +182,17 @@ print(json.dumps({d.name: [d.version, d.requires] for d in importlib.metadata.di
     assert sorted(found) == sorted(declared)
     assert found["agent-mcp-governance"][0] == VERSION
     assert Version("3.7.0") <= Version(found["agent-os-kernel"][0]) < Version("4.0.0")
+    assert run("pip", "--python", python, "check") == "No broken requirements found.\n"
 
 
-def test_pip_check_finds_nothing_broken(environment: Environment) -> None:
-    assert run("pip", "--python", environment.python, "check") == "No broken requirements found.\n"
-
-
-def test_the_import_loads_twelve_kernel_modules_and_no_third_party(
-    environment: Environment,
-) -> None:
-    assert environment.run("from agent_mcp_governance import MCPGateway; print(MCPGateway)") == (
-        "<class 'agent_os.mcp_gateway.MCPGateway'>\n"
-    )
+def test_the_import_loads_twelve_kernel_modules_and_no_third_party(python: Path) -> None:
+    printed = run_isolated("from agent_mcp_governance import MCPGateway as it; print(it)", python)
+    assert printed == "<class 'agent_os.mcp_gateway.MCPGateway'>\n"
     expected = {"agent_mcp_governance"} | KERNEL_MODULES | PLACEHOLDERS
-    assert loaded_by_our_import(environment.python) == expected
+    assert loaded_by_our_import(python) == expected
 
 
-def test_the_quick_start_prints_what_it_says(environment: Environment) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(
-        r"^## Quick start\n.*?^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE
-    )
-    assert block
-    code = block[1]
-    said = re.findall(r"^ *#> ?(.*)$", code, re.MULTILINE)
-    assert len(said) >= 4
-    assert environment.run(code).splitlines() == said
+def test_the_quick_start_prints_what_it_says(python: Path) -> None:
+    block = documents.blocks(documents.README, "python")[0]
+    assert len(block.said) >= 3
+    assert run_isolated(block.code, python).splitlines() == block.said

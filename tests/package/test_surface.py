@@ -162,7 +162,7 @@ def test_the_consumers_code_uses_every_name() -> None:
 
 
 def test_mypy_accepts_a_consumers_code(cache: pytest.Cache, tmp_path: Path) -> None:
-    folder = str(cache.mkdir("mypy"))  # without it the kernel is analysed anew each time
+    folder = str(cache.mkdir("mypy-consumer"))  # without it the kernel is analysed anew each time
     options = ["--strict", "--config-file=", "--cache-dir", folder]
     done = run_tool("-m", "mypy", *options, str(CONSUMER), cwd=tmp_path)
     assert done.stdout == "Success: no issues found in 1 source file\n"

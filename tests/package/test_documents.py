@@ -1,0 +1,202 @@
+"""Every block of the documents runs or says why not, and what a test can check is checked."""
+
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import mcp_guard
+import pytest
+from mcp import Client, StdioServerParameters
+from support import ROOT, documents
+from support.documents import DOCUMENTS, README, RECIPES, Block
+
+import agent_mcp_governance
+
+REDIS_URL = "redis://127.0.0.1:6379"
+FOLDER = RECIPES.with_name("mcp_guard")
+BLOCKS = [block for path in DOCUMENTS if path.exists() for block in documents.blocks(path)]
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+
+
+def is_server(block: Block) -> bool:
+    return bool(re.search(r"\.run\((\"stdio\"|\))", block.code))
+
+
+def needs_redis(block: Block) -> bool:
+    return REDIS_URL in block.code
+
+
+def each(language: str, special: Callable[[Block], bool] | None = None) -> pytest.MarkDecorator:
+    """Parametrise a test with the blocks that run: those of a special kind, or those of none."""
+    found = [each for each in BLOCKS if each.language == language and not each.not_run]
+    if special:
+        found = list(filter(special, found))
+    else:
+        found = [each for each in found if not is_server(each) and not needs_redis(each)]
+    return pytest.mark.parametrize("block", found, ids=str)
+
+
+def run(block: Block, folder: Path, *command: str) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(FOLDER.parent)}
+    done = subprocess.run(  # noqa: S603 - our own documents
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@each("python")
+def test_a_python_block_prints_what_it_says(block: Block, tmp_path: Path) -> None:
+    assert run(block, tmp_path, sys.executable, "-c", block.code).splitlines() == block.said
+
+
+@each("python", is_server)
+def test_a_server_serves_its_tools_and_refuses_others(block: Block, tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "mcp_guard")
+    (tmp_path / "server.py").write_text(block.code, encoding="utf-8")
+    server = StdioServerParameters(command=sys.executable, args=["server.py"], cwd=tmp_path)
+
+    async def use() -> tuple[int, Any]:
+        async with Client(server) as client:
+            listed = await client.list_tools()
+            return len(listed.tools), await client.call_tool("not_a_tool", {})
+
+    tools, refused = anyio.run(use)
+    assert tools
+    assert refused.is_error
+    [audit] = tmp_path.glob("*.jsonl")
+    [entry] = map(json.loads, audit.read_text(encoding="utf-8").splitlines())
+    assert entry["allowed"] is False
+
+
+@each("sh")
+def test_a_shell_block_runs_in_a_copy_of_the_tree(block: Block, tmp_path: Path) -> None:
+    assert "pip install" not in block.code, f"{block} would change the environment of the tests"
+    left_by_runs = shutil.ignore_patterns("__pycache__", ".git", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, tmp_path / "tree", ignore=left_by_runs)
+    run(block, tmp_path / "tree", "bash", "-euc", block.code)
+
+
+def test_a_block_that_does_not_run_says_why_and_most_run() -> None:
+    left = [block for block in BLOCKS if block.language not in ("python", "sh", "json", "text")]
+    assert [str(block) for block in left if not block.not_run] == []
+    assert all(json.loads(block.code) for block in BLOCKS if block.language == "json")
+    assert all(len(block.not_run.split()) > 3 for block in BLOCKS if block.not_run)
+    running = [block for block in BLOCKS if block.language == "python" and not block.not_run]
+    assert len(running) > 15
+    assert len(documents.commands(README)) > 2
+
+
+@each_document
+def test_every_internal_link_leads_somewhere(path: Path) -> None:
+    links = documents.links(path)
+    assert links
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.is_relative_to(ROOT), link
+        assert target.exists(), link
+        assert not anchor or anchor in documents.anchors(target), link
+
+
+def test_the_text_of_the_readme_names_each_file_that_it_links_to() -> None:
+    files = {link.partition("#")[0] for link in documents.links(README) if ":" not in link} - {""}
+    assert {path.relative_to(ROOT).as_posix() for path in DOCUMENTS} - {"README.md"} <= files
+    text = re.sub(r"\]\([^)]+\)", "]", documents.prose(README))
+    assert [file for file in files if file not in text] == []
+
+
+@each_document
+def test_every_file_that_it_names_exists(path: Path) -> None:
+    named = re.findall(r"`((?:tests|src|\.ci|\.github)/[\w./-]+)`", documents.prose(path))
+    assert [file for file in named if not (ROOT / file).exists()] == []
+
+
+INSTALL = re.compile(
+    r"\b(?:install|add|download|uvx|run)\b[^\n]*[\s\"']agent[-_.]mcp[-_.]governance(?!-\d|[\w./])"
+)
+
+
+def test_no_command_installs_by_the_name_that_is_another_release_on_the_index() -> None:
+    assert INSTALL.search("uv add 'agent-mcp-governance[otel]'")
+    assert INSTALL.search("pip install -U agent_mcp_governance==3.8.0")
+    assert not INSTALL.search('pip install dist/agent_mcp_governance-3.8.0-py3-none-any.whl ".[a]"')
+    for path in (*DOCUMENTS, *FOLDER.glob("*.py")):
+        assert not INSTALL.search(documents.text(path)), path
+
+
+def test_every_name_is_in_the_table_of_names_once() -> None:
+    _, *rows = documents.table(README, "The names")
+    named = re.findall(r"`(\w+)`", " ".join(row[0] for row in rows))
+    assert sorted(named) == agent_mcp_governance.__all__
+    assert all(row[-1] for row in rows)
+
+
+def test_every_public_name_of_the_guard_is_in_its_document() -> None:
+    words = set(re.findall(r"\w+", documents.text(RECIPES)))
+    assert len(mcp_guard.__all__) > 10
+    assert set(mcp_guard.__all__) - words == set()
+
+
+@pytest.mark.parametrize(
+    ("heading", "documented"),
+    [
+        ("Guard options", mcp_guard.Guard),
+        ("Per-tool rules", mcp_guard.ToolRules),
+        ("Limits", mcp_guard.Limits),
+    ],
+)
+def test_every_option_is_documented_with_its_true_default(heading: str, documented: Any) -> None:
+    head, *rows = documents.table(RECIPES, heading)
+    assert head == ["Option", "Default", "What it does"]
+    options = inspect.signature(documented).parameters
+    assert [row[0] for row in rows] == [f"`{name}`" for name in options]
+    known = {**vars(agent_mcp_governance), **vars(mcp_guard), "time": time}
+    for (name, option), (_, said, effect) in zip(options.items(), rows, strict=True):
+        assert effect, name
+        if option.default in (option.empty, ...):  # the second: has to be given unless replaced
+            assert said == "required", name
+        else:
+            assert said == f"`{said[1:-1]}`", name
+            assert eval(said[1:-1], known) == option.default, name  # noqa: S307 - our own document
+
+
+def test_the_readme_is_of_one_sitting_and_of_this_release() -> None:
+    assert len(documents.text(README).splitlines()) <= 300
+    assert agent_mcp_governance.__version__ in documents.prose(README).partition("\n## ")[0]
+    assert f"### {agent_mcp_governance.__version__}" in documents.section(README, "Release notes")
+
+
+@each_document
+def test_it_promises_nothing_absolute(path: Path) -> None:
+    words = r"\b(?:guarantee|bulletproof|unbreakable|impossible|100 ?%|fully secure|all attacks)\w*"
+    assert re.findall(words, documents.prose(path), re.IGNORECASE) == []
+
+
+def test_every_owasp_section_is_there_and_has_a_verdict() -> None:
+    head, *rows = documents.table(RECIPES, "OWASP mapping")
+    assert len(head) == 4
+    assert [row[0].split()[0] for row in rows] == [str(number) for number in range(1, 13)]
+    for section, helps, missing, verdict in rows:
+        assert verdict in {"partial", "mostly no", "no"}, section
+        assert missing, section
+        assert (verdict == "no") == (len(helps) < 2), section
