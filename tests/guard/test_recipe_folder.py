@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import mcp_guard
 import pytest
 from support import ROOT
 
@@ -17,9 +18,9 @@ import agent_mcp_governance
 FOLDER = ROOT / "tests" / "recipes" / "mcp_guard"
 MODULES = sorted(FOLDER.glob("*.py"))
 each_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
-MINE = (
-    "# SPDX-License-Identifier: MIT. "
-    f"From agent-mcp-governance {agent_mcp_governance.__version__}, recipe mcp_guard 1.0."
+ORIGIN = (
+    "# SPDX-License-Identifier: MIT. From agent-mcp-governance "
+    f"{agent_mcp_governance.__version__}, recipe mcp_guard {mcp_guard.__version__}."
 )
 # Not by the package itself: they need what not everybody has.
 IMPORTED_BY_USERS = {
@@ -89,7 +90,7 @@ def test_a_file_says_where_it_is_from_and_its_licence(module: Path) -> None:
     text = module.read_text(encoding="utf-8")
     docstring = ast.get_docstring(ast.parse(text), clean=False)
     assert docstring
-    assert text.startswith(f'"""{docstring}"""\n{MINE}\n')
+    assert text.startswith(f'"""{docstring}"""\n{ORIGIN}\n')
 
 
 def test_it_is_as_short_as_it_says() -> None:

@@ -104,9 +104,10 @@ def test_the_metadata_says_what_it_is_for_whom_and_on_which_pythons(metadata: Ra
     assert metadata["requires_python"] == ">=3.10"
     assert metadata["provides_extra"] == ["otel", "test"]
     assert "Typing :: Typed" in metadata["classifiers"]
-    assert re.findall(r"Python :: (3\.\d+)", "\n".join(metadata["classifiers"])) == [
-        f"3.{minor}" for minor in range(10, 16)
-    ]
+    pythons = [f"3.{minor}" for minor in range(10, 16)]
+    assert re.findall(r"Python :: (3\.\d+)", "\n".join(metadata["classifiers"])) == pythons
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r"^ +(3\.\d+)$", workflow, re.MULTILINE) == pythons
     links = documents.links(documents.README)
     assert metadata["project_urls"]
     assert [url for url in metadata["project_urls"].values() if url not in links] == []
@@ -161,6 +162,19 @@ def test_check_wheel_contents_accepts_the_wheel(built: Built) -> None:
 
 def test_validate_pyproject_accepts_the_settings() -> None:
     assert run("validate_pyproject", "pyproject.toml").startswith("Valid file:")
+
+
+def test_zizmor_finds_nothing_in_the_workflow() -> None:
+    command = [
+        Path(sys.executable).with_name("zizmor"),
+        "--offline",
+        "--pedantic",
+        ROOT / ".github",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert "completed" in done.stderr
+    assert "ci.yml" in done.stderr
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_environment_holds_what_is_declared_and_nothing_else(python: Path) -> None:
