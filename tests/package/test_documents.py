@@ -2,10 +2,8 @@
 
 import inspect
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +16,8 @@ import pytest
 from mcp import Client, StdioServerParameters
 from support import ROOT, documents
 from support.documents import DOCUMENTS, README, RECIPES, Block
+from support.redis_server import DURABLE, Server, find_server
+from support.tools import run_tool
 
 import agent_mcp_governance
 
@@ -39,34 +39,20 @@ def needs_redis(block: Block) -> bool:
 
 def each(language: str, special: Callable[[Block], bool] | None = None) -> pytest.MarkDecorator:
     """Parametrise a test with the blocks that run: those of a special kind, or those of none."""
-    found = [each for each in BLOCKS if each.language == language and not each.not_run]
-    if special:
-        found = list(filter(special, found))
-    else:
-        found = [each for each in found if not is_server(each) and not needs_redis(each)]
-    return pytest.mark.parametrize("block", found, ids=str)
+    wanted = special or (lambda block: not is_server(block) and not needs_redis(block))
+    found = [block for block in BLOCKS if block.language == language and not block.not_run]
+    return pytest.mark.parametrize("block", list(filter(wanted, found)), ids=str)
 
 
 def run(block: Block, folder: Path, *command: str) -> str:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(FOLDER.parent)}
-    done = subprocess.run(  # noqa: S603 - our own documents
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
+    done = run_tool(*command, cwd=folder, PYTHONPATH=str(FOLDER.parent))
     assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 @each("python")
 def test_a_python_block_prints_what_it_says(block: Block, tmp_path: Path) -> None:
-    assert run(block, tmp_path, sys.executable, "-c", block.code).splitlines() == block.said
+    assert run(block, tmp_path, "python", "-c", block.code).splitlines() == block.said
 
 
 @each("python", is_server)
@@ -88,6 +74,16 @@ def test_a_server_serves_its_tools_and_refuses_others(block: Block, tmp_path: Pa
     assert entry["allowed"] is False
 
 
+@each("python", needs_redis)
+def test_a_block_with_redis_prints_what_it_says(block: Block, tmp_path: Path) -> None:
+    server = Server(find_server() or pytest.skip("no redis-server"), tmp_path, *DURABLE)
+    try:
+        code = block.code.replace(REDIS_URL, server.url)
+        assert run(block, tmp_path, "python", "-c", code).splitlines() == block.said
+    finally:
+        server.kill()
+
+
 @each("sh")
 def test_a_shell_block_runs_in_a_copy_of_the_tree(block: Block, tmp_path: Path) -> None:
     assert "pip install" not in block.code, f"{block} would change the environment of the tests"
@@ -107,7 +103,9 @@ def test_a_block_that_does_not_run_says_why_and_most_run() -> None:
 
 
 @each_document
-def test_every_internal_link_leads_somewhere(path: Path) -> None:
+def test_every_internal_link_leads_somewhere_and_every_named_file_exists(path: Path) -> None:
+    named = re.findall(r"`((?:tests|src|\.ci|\.github)/[\w./-]+)`", documents.prose(path))
+    assert [file for file in named if not (ROOT / file).exists()] == []
     for link in documents.links(path):
         if link.startswith("https://"):
             continue
@@ -123,12 +121,6 @@ def test_the_text_of_the_readme_names_each_file_that_it_links_to() -> None:
     assert {path.relative_to(ROOT).as_posix() for path in DOCUMENTS} - {"README.md"} <= files
     text = re.sub(r"\]\([^)]+\)", "]", documents.prose(README))
     assert [file for file in files if file not in text] == []
-
-
-@each_document
-def test_every_file_that_it_names_exists(path: Path) -> None:
-    named = re.findall(r"`((?:tests|src|\.ci|\.github)/[\w./-]+)`", documents.prose(path))
-    assert [file for file in named if not (ROOT / file).exists()] == []
 
 
 INSTALL = re.compile(

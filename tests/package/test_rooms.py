@@ -1,13 +1,13 @@
 """The rules of the tests' tree: rooms shadow nothing, no test imports a test, no file is long."""
 
 import ast
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 from support import ROOT
 from support.isolated import run_isolated
+from support.tools import run_tool
 
 TESTS = ROOT / "tests"
 PYTHON_FILES = sorted([*TESTS.rglob("*.py"), *(ROOT / "src").rglob("*.py")])
@@ -64,8 +64,5 @@ def test_a_room_named_like_a_library_does_not_shadow_it(tmp_path: Path) -> None:
 
 def test_one_test_starts_one_worker() -> None:
     one = f"{__file__}::{test_no_test_is_imported.__name__}"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", one]
-    done = subprocess.run(  # noqa: S603 - our own tests
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = run_tool("pytest", "-p", "no:cacheprovider", one)
     assert "1 worker [1 item]" in done.stdout, done.stdout

@@ -4,10 +4,7 @@ import ast
 import dataclasses
 import inspect
 import json
-import os
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -20,6 +17,7 @@ import pytest
 from jedi.api.environment import InterpreterEnvironment
 from support.isolated import run_isolated
 from support.names import HOMES
+from support.tools import run_tool
 
 import agent_mcp_governance
 from agent_mcp_governance import (
@@ -55,16 +53,10 @@ def test_star_import_gives_the_names_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_the_kernels_own_object(name: str) -> None:
+def test_a_name_is_the_kernels_own_object_with_a_docstring_of_its_own(name: str) -> None:
     value = getattr(agent_mcp_governance, name)
     assert value is getattr(import_module(HOMES[name]), name)
-    assert value.__module__ == HOMES[name]
-    assert value.__qualname__ == name
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_has_a_docstring_of_its_own(name: str) -> None:
-    value = getattr(agent_mcp_governance, name)
+    assert (value.__module__, value.__qualname__) == (HOMES[name], name)
     text = vars(value)["__doc__"] if isinstance(value, type) else value.__doc__
     assert text.strip()
     assert not text.startswith(f"{name}("), "written by dataclasses, not by a person"
@@ -138,20 +130,6 @@ def test_what_the_kernels_warning_tells_a_user_to_call_is_exported() -> None:
     assert mentioned <= set(NAMES)
 
 
-def run_tool(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    # basedpyright looks for the environment of the first `python` on the path.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(  # noqa: S603 - the tests' own tools
-        [sys.executable, *command],
-        cwd=cwd,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def test_the_consumers_code_uses_every_name() -> None:
     used = {
         node.attr
@@ -164,7 +142,7 @@ def test_the_consumers_code_uses_every_name() -> None:
 def test_mypy_accepts_a_consumers_code(cache: pytest.Cache, tmp_path: Path) -> None:
     folder = str(cache.mkdir("mypy-consumer"))  # without it the kernel is analysed anew each time
     options = ["--strict", "--config-file=", "--cache-dir", folder]
-    done = run_tool("-m", "mypy", *options, str(CONSUMER), cwd=tmp_path)
+    done = run_tool("mypy", *options, CONSUMER, cwd=tmp_path)
     assert done.stdout == "Success: no issues found in 1 source file\n"
 
 
@@ -175,14 +153,14 @@ def test_basedpyright_accepts_a_consumers_code(tmp_path: Path) -> None:
         "include": [str(CONSUMER)],
     }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
-    done = run_tool("-m", "basedpyright", "--outputjson", cwd=tmp_path)
+    done = run_tool("basedpyright", "--outputjson", cwd=tmp_path)
     report = json.loads(done.stdout)
     assert report["generalDiagnostics"] == []
     assert report["summary"]["filesAnalyzed"] == 1
 
 
 def test_basedpyright_sees_the_names_and_knows_their_types(tmp_path: Path) -> None:
-    command = ["-m", "basedpyright", "--verifytypes", "agent_mcp_governance", "--outputjson"]
+    command = ["basedpyright", "--verifytypes", "agent_mcp_governance", "--outputjson"]
     done = run_tool(*command, cwd=tmp_path)
     report = json.loads(done.stdout)["typeCompleteness"]
     exported = {symbol["name"] for symbol in report["symbols"] if symbol["isExported"]}

@@ -52,7 +52,7 @@ def text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def blocks(path: Path, language: str | None = None) -> list[Block]:
+def blocks(path: Path, language: str = "") -> list[Block]:
     """Return the blocks of *language*, or all of them."""
     whole = text(path)
     found = [
@@ -65,7 +65,7 @@ def blocks(path: Path, language: str | None = None) -> list[Block]:
         )
         for match in _BLOCK.finditer(whole)
     ]
-    return [block for block in found if language in (None, block.language)]
+    return [block for block in found if language in ("", block.language)]
 
 
 def commands(path: Path) -> list[str]:
@@ -121,11 +121,8 @@ def table(path: Path, heading: str) -> list[list[str]]:
     found = re.findall(r"(?:^ *\|.*\n?)+", own, re.MULTILINE)
     assert len(found) == 1, f"{path}: {len(found)} tables under {heading!r}"
     lines = [line.strip().removeprefix("|").removesuffix("|") for line in found[0].splitlines()]
-    rows = [
-        [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)]
-        for line in lines
-    ]
-    head, rule, *body = rows
+    cells = [re.split(r"(?<!\\)\|", line) for line in lines]
+    head, rule, *body = [[cell.strip().replace(r"\|", "|") for cell in row] for row in cells]
     assert set("".join(rule)) <= set("-:"), f"{path}: no table under {heading!r}"
     assert body, f"{path}: no rows under {heading!r}"
     assert {len(row) for row in body} == {len(head)}, f"{path}: ragged rows under {heading!r}"

@@ -22,37 +22,6 @@ class OwnSink:
         print(entry)
 
 
-class OwnSessions:
-    def get(self, session_id: str) -> mcp.MCPSession | None:
-        print(session_id)
-        return None
-
-    def set(self, session: Any) -> None:
-        print(session)
-
-    def delete(self, session_id: str) -> bool:
-        return bool(session_id)
-
-
-class OwnNonces:
-    def has(self, nonce: str) -> bool:
-        return bool(nonce)
-
-    def add(self, nonce: str, expires_at: datetime) -> None:
-        print(nonce, expires_at)
-
-    def cleanup(self) -> int:
-        return 0
-
-
-class OwnBuckets:
-    def get_bucket(self, agent_id: str) -> Any | None:
-        return agent_id
-
-    def set_bucket(self, agent_id: str, bucket: Any) -> None:
-        print(agent_id, bucket)
-
-
 class OwnRecorder:
     def record_decision(self, *, allowed: bool, agent_id: str, tool_name: str, stage: str) -> None:
         print(allowed, agent_id, tool_name, stage)
@@ -68,9 +37,9 @@ class OwnRecorder:
 
 
 sinks: list[mcp.MCPAuditSink] = [OwnSink(), mcp.InMemoryAuditSink()]
-sessions: list[mcp.MCPSessionStore] = [OwnSessions(), mcp.InMemorySessionStore()]
-nonces: list[mcp.MCPNonceStore] = [OwnNonces(), mcp.InMemoryNonceStore(max_entries=10)]
-buckets: list[mcp.MCPRateLimitStore] = [OwnBuckets(), mcp.InMemoryRateLimitStore()]
+sessions: mcp.MCPSessionStore = mcp.InMemorySessionStore()
+nonces: mcp.MCPNonceStore = mcp.InMemoryNonceStore(max_entries=10)
+buckets: mcp.MCPRateLimitStore = mcp.InMemoryRateLimitStore()
 recorders: list[mcp.MCPMetricsRecorder] = [OwnRecorder(), mcp.MCPMetrics()]
 
 
@@ -86,7 +55,7 @@ def gateway(approve: Callable[[str, str, dict[str, Any]], mcp.ApprovalStatus]) -
         sensitive_tools=["share_note"],
         approval_callback=approve,
         metrics=OwnRecorder(),
-        rate_limit_store=OwnBuckets(),
+        rate_limit_store=buckets,
         audit_sink=OwnSink(),
         response_policy=mcp.ResponsePolicy.SANITIZE,
     )
@@ -120,7 +89,7 @@ def approval(entry: mcp.AuditEntry) -> str:
 
 
 def key_of(authenticator: mcp.MCPSessionAuthenticator, token: str) -> str | None:
-    session = authenticator.validate_session("agent", token)
+    session = assert_type(authenticator.validate_session("agent", token), mcp.MCPSession | None)
     return assert_type(session.rate_limit_key, str) if session else None
 
 
