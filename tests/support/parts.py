@@ -1,23 +1,37 @@
 """Kernel objects made in one line, values that are hard to check, parts that are out of order."""
 
 import dataclasses
+import json
 import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
 from agent_mcp_governance import (
     GovernancePolicy,
     MCPGateway,
+    MCPMetrics,
     MCPSecurityConfig,
     MCPSecurityScanner,
 )
+from support import ROOT
 
 KEY = b"0123456789abcdef" * 2
 SECRET = "sk-" + "ABCDEFGHIJKLMNOPQRSTUVWX1234"  # in two pieces, for scanners of this file
 
 # Seconds; only something that is broken makes a thread wait for so long.
 PATIENCE = 30
+
+_CONTRACT = json.loads((ROOT / "tests" / "kernel" / "contract.json").read_text(encoding="utf-8"))
+# Methods by name of what does something; enumerations, protocols and most records only hold.
+ACTIVE: dict[str, dict[str, str]] = {
+    name: entry.get("attributes", {})
+    for name, entry in _CONTRACT.items()
+    if entry["is"] in ("a class", "a function") or name == "GovernancePolicy"
+}
 
 _POLICY_FIELDS = {field.name for field in dataclasses.fields(GovernancePolicy)}
 
@@ -107,3 +121,41 @@ def meanwhile(action: Callable[[], object]) -> threading.Thread:
     thread.start()
     thread.join(timeout=PATIENCE)
     return thread
+
+
+class Own:
+    """A store or sink of one's own: notes in order what is used, and answers None if not told."""
+
+    def __init__(self, **answers: object) -> None:
+        self.used: list[str] = []
+        self._answers = answers
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def method(*_: object, **__: object) -> object:
+            self.used.append(name)
+            return self._answers.get(name)
+
+        return method
+
+
+class Meter:
+    """MCPMetrics over a meter provider of its own, and what has been counted so far."""
+
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader()
+        provider = MeterProvider(metric_readers=[self._reader], shutdown_on_exit=False)
+        self.metrics = MCPMetrics(provider)
+
+    def exported(self) -> str:
+        """Return all that leaves the process, as JSON."""
+        data = self._reader.get_metrics_data()
+        return data.to_json() if data else '{"resource_metrics": []}'
+
+    def counted(self) -> dict[str, list[tuple[dict[str, Any], int]]]:
+        """Return each counter's series: its labels and its sum."""
+        return {
+            metric["name"]: [(p["attributes"], p["value"]) for p in metric["data"]["data_points"]]
+            for resource in json.loads(self.exported())["resource_metrics"]
+            for scope in resource["scope_metrics"]
+            for metric in scope["metrics"]
+        }
