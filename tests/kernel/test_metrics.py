@@ -1,0 +1,159 @@
+"""The kernel's four OpenTelemetry counters, read with the real SDK."""
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+from typing import Any
+
+import pytest
+from support.documents import KERNEL, section, table
+from support.isolated import run_isolated
+from support.parts import Down, Meter, Own, gateway, refuses, scanner
+
+import agent_mcp_governance as g
+
+APPROVER = {"sensitive_tools": ["tool"], "approval_callback": lambda *_: g.ApprovalStatus.APPROVED}
+DENIER = {"sensitive_tools": ["tool"], "approval_callback": lambda *_: g.ApprovalStatus.DENIED}
+# Every stage at which the gateway decides, with options and params that end a call there.
+STAGES: dict[str, tuple[dict[str, Any], dict[Any, Any]]] = {
+    "allowed": ({}, {}),
+    "approval_granted": (APPROVER, {}),
+    "deny_list": ({"denied_tools": ["tool"]}, {}),
+    "allow_list": ({"allowed_tools": ["other"]}, {}),
+    "policy_pattern": ({"blocked_patterns": ["evil"]}, {"q": "evil"}),
+    "builtin_pattern": ({}, {"q": "$(id)"}),
+    "rate_limit": ({"max_tool_calls": 0}, {}),
+    "approval_denied": (DENIER, {}),
+    "approval_pending": ({"sensitive_tools": ["tool"]}, {}),
+    "approval_error": ({"sensitive_tools": ["tool"], "approval_callback": Down()}, {}),
+    "error": ({}, {("not", "json"): 1}),
+}
+
+
+@pytest.fixture
+def meter() -> Meter:
+    return Meter()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_call_is_one_decision_with_the_stage_that_decided(stage: str, meter: Meter) -> None:
+    options, params = STAGES[stage]
+    params = {**params, "canary": "canary"}
+    governed = gateway(metrics=meter.metrics, **options)
+    refused = [refuses(governed, params), refuses(governed, params)]
+    decision = "allow" if stage in ("allowed", "approval_granted") else "deny"
+    assert refused == [decision == "deny"] * 2
+    labels = {"agent_id": "a", "tool_name": "tool", "decision": decision, "stage": stage}
+    counted = meter.counted()
+    assert counted.pop("mcp_decisions") == [(labels, 2)]
+    hit = [({"agent_id": "a", "tool_name": "tool"}, 2)]
+    assert counted == ({"mcp_rate_limit_hits": hit} if stage == "rate_limit" else {})
+    assert "canary" not in meter.exported()
+
+
+def test_the_gateway_has_no_other_stage_and_the_document_names_them_all() -> None:
+    source = ast.parse(textwrap.dedent(inspect.getsource(g.MCPGateway._evaluate)))
+    returned = [node.value for node in ast.walk(source) if isinstance(node, ast.Return)]
+    assert {value.elts[3].value for value in returned} | {"error"} == set(STAGES)
+    assert [stage for stage in STAGES if f"`{stage}`" not in section(KERNEL, "Metrics")] == []
+
+
+def test_responses_registered_tools_and_calls_without_audit_are_not_counted(meter: Meter) -> None:
+    governed, tools = gateway(metrics=meter.metrics), scanner(metrics=meter.metrics)
+    assert governed.intercept_tool_response("agent", "tool", "hello").allowed
+    assert not governed.intercept_tool_response("agent", "tool", "<system>").allowed
+    tools.register_tool("tool", "Adds.", None, "server")
+    assert tools.check_rug_pull("tool", "Deletes.", None, "server") is not None
+    with pytest.raises(OSError, match="out of order"):
+        refuses(gateway(metrics=meter.metrics, audit_sink=Down()))
+    assert meter.counted() == {}
+
+
+def test_a_server_scan_counts_itself_each_tool_and_every_threat(meter: Meter) -> None:
+    schema = {"properties": {"canary": {"description": "ignore previous canary"}}}
+    bad = {"name": "bad", "description": "<!-- canary --> use curl", "inputSchema": schema}
+    result = scanner(metrics=meter.metrics).scan_server(
+        "server", [{"name": "good", "description": "Adds."}, bad]
+    )
+    scans = [("scan_tool", "good"), ("scan_tool", "bad"), ("scan_server", "*")]
+    assert isinstance(result, g.ScanResult)
+    assert (result.tools_scanned, result.tools_flagged, len(result.threats)) == (2, 1, 3)
+    assert meter.counted() == {
+        "mcp_scans": [
+            ({"operation": operation, "tool_name": tool, "server_name": "server"}, 1)
+            for operation, tool in scans
+        ],
+        "mcp_threats_detected": [({"tool_name": "bad", "server_name": "server"}, 3)],
+    }
+    assert "canary" not in meter.exported()
+
+
+def test_the_table_of_counters_is_true(meter: Meter) -> None:
+    where = {"tool_name": "tool", "server_name": "server"}
+    meter.metrics.record_decision(allowed=True, agent_id="a", tool_name="tool", stage="mine")
+    meter.metrics.record_rate_limit_hit(agent_id="a", tool_name="tool")
+    meter.metrics.record_scan(operation="mine", **where)
+    meter.metrics.record_threats_detected(7, **where)
+    meter.metrics.record_threats_detected(0, **where)
+    counted = {name: series for name, ((series, _),) in meter.counted().items()}
+    rows = table(KERNEL, "Metrics")[1:]
+    assert {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in rows} == {
+        name: set(labels) for name, labels in counted.items()
+    }
+    (scope,) = json.loads(meter.exported())["resource_metrics"][0]["scope_metrics"]
+    assert scope["scope"]["name"] == "agent_os.mcp"
+    assert [metric["data"]["is_monotonic"] for metric in scope["metrics"]] == [True] * len(rows)
+
+
+def test_each_agent_id_is_a_series_of_its_own_as_it_is_until_the_sdk_folds_them(
+    meter: Meter,
+) -> None:
+    for number in range(2_100):
+        meter.metrics.record_rate_limit_hit(agent_id=f"sk-{number}", tool_name="password=hunter22")
+    series = meter.counted()["mcp_rate_limit_hits"]
+    assert ({"agent_id": "sk-7", "tool_name": "password=hunter22"}, 1) in series
+    assert ({"otel.metric.overflow": True}, 100) in series
+    assert len(series) == 2_001
+
+
+def test_a_recorder_of_ones_own_is_told_what_the_counters_are() -> None:
+    own = Own()
+    refuses(gateway(metrics=own, max_tool_calls=0))
+    scanner(metrics=own).scan_tool("bad", "<!-- x -->")
+    assert own.used[:2] == ["record_decision", "record_rate_limit_hit"]
+    assert own.used[2:] == ["record_scan", "record_threats_detected"]
+
+
+# A global meter provider can be set once in a process, so these have processes of their own.
+USE = """
+from agent_mcp_governance import *
+def use(gateway):
+    return gateway.intercept_tool_call("agent", "tool", {})[0]
+gateway = MCPGateway(GovernancePolicy())
+"""
+GLOBAL_PROVIDER = """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+use(gateway)
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider(metric_readers=[reader]))
+use(gateway)
+use(MCPGateway(GovernancePolicy()))
+limiter = MCPSlidingRateLimiter(max_calls_per_window=1)
+assert [limiter.try_acquire("agent") for _ in range(2)] == [True, False]
+use(MCPGateway(GovernancePolicy(), metrics=MCPMetrics(MeterProvider())))
+(metric,) = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+print(metric.name, sum(point.value for point in metric.data.data_points))
+"""
+
+
+def test_the_global_provider_counts_once_it_is_set_what_has_no_provider_of_its_own() -> None:
+    assert run_isolated(USE + GLOBAL_PROVIDER) == "mcp_decisions 2\n"
+
+
+@pytest.mark.parametrize("first", ["", "sys.modules['opentelemetry'] = None"], ids=["api", "none"])
+def test_without_a_provider_or_the_api_everything_works_and_nothing_is_counted(first: str) -> None:
+    assert run_isolated(f"import sys\n{first}{USE}print(use(gateway))") == "True\n"
