@@ -23,8 +23,8 @@ PATH = Path(__file__).with_name("contract.json")
 CONTRACT = json.loads(PATH.read_text(encoding="utf-8"))
 WHAT_TO_DO = (
     f"agent-os-kernel {version('agent-os-kernel')} is not the kernel that this package was checked "
-    "against. Read each difference and mend the documents, recipes and tests that it touches; "
-    "then pin the new kernel with: python tests/kernel/test_contract.py --write"
+    "against. Mend what each difference touches: .github/CONTRIBUTING.md, Take a kernel release. "
+    "Then pin the new kernel: python tests/kernel/test_contract.py --write"
 )
 FEATURES = {
     "members": "the member",
@@ -161,7 +161,6 @@ def test_a_difference_is_said_in_words() -> None:
         "Entry: the attribute call lost `params: dict[str, Any])` and got `params: object)`",
         "Entry: its kind was `a frozen record` and is `a record`",
     ]
-    assert list(changes("Entry", was, was)) == []
 
 
 if __name__ == "__main__":

@@ -60,12 +60,13 @@ def test_the_gateway_has_no_other_stage_and_the_document_names_them_all() -> Non
     assert [stage for stage in STAGES if f"`{stage}`" not in section(KERNEL, "Metrics")] == []
 
 
-def test_responses_registered_tools_and_calls_without_audit_are_not_counted(meter: Meter) -> None:
+def test_responses_registrations_and_what_fails_are_not_counted(meter: Meter) -> None:
     governed, tools = gateway(metrics=meter.metrics), scanner(metrics=meter.metrics)
     assert governed.intercept_tool_response("agent", "tool", "hello").allowed
     assert not governed.intercept_tool_response("agent", "tool", "<system>").allowed
     tools.register_tool("tool", "Adds.", None, "server")
     assert tools.check_rug_pull("tool", "Deletes.", None, "server") is not None
+    assert tools.scan_tool("tool", None, None, "server")
     with pytest.raises(OSError, match="out of order"):
         refuses(gateway(metrics=meter.metrics, audit_sink=Down()))
     assert meter.counted() == {}
