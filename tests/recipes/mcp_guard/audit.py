@@ -1,0 +1,248 @@
+"""The audit log: a file of JSON lines, and what writes one entry for each decision."""
+# SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from agent_mcp_governance import MCPAuditSink, MCPMetricsRecorder
+
+from .decisions import Decision
+from .flow import Lock, Pool, Step, keep, pool_for
+from .secrets import redact, redact_tree
+
+logger = logging.getLogger("mcp_guard")
+
+
+class JsonLinesAuditSink:
+    """An audit sink that appends each entry to a file, as one line of ASCII JSON.
+
+    Several processes may append to one file. A file that was moved or deleted, as logrotate does,
+    is made anew at the next entry. Nothing is flushed to the disk by force: what the operating
+    system has taken survives the process and not a power cut.
+    """
+
+    blocking = False  # a line for the page cache takes less than a thread would
+
+    def __init__(self, path: str | Path) -> None:
+        """Open *path* for appending; a new file is readable by its owner only.
+
+        Args:
+            path: The file. Its folder has to exist.
+
+        Raises:
+            OSError: The file cannot be opened.
+        """
+        self._path = Path(path)
+        self._lock = Lock()
+        self._open()
+
+    def _open(self) -> None:
+        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        size = os.fstat(self._file).st_size
+        os.lseek(self._file, max(0, size - 1), os.SEEK_SET)
+        self._torn = os.read(self._file, 1) not in (b"", b"\n")
+
+    def record(self, entry: dict[str, Any]) -> None:
+        """Write *entry*.
+
+        Raises:
+            OSError: The file cannot be written, or the entry was cut short; the next one starts a
+                line of its own.
+            TimeoutError: Another thread left the lock taken.
+        """
+        line = json.dumps(entry).encode() + b"\n"
+        with self._lock:
+            if not self._is_current():
+                os.close(self._file)
+                self._open()
+            torn, self._torn = self._torn, True
+            line = b"\n" + line if torn else line
+            # One write, so that the lines of several threads and processes never mix.
+            if os.write(self._file, line) != len(line):
+                raise OSError("the audit entry was cut short")
+            self._torn = False
+
+    def _is_current(self) -> bool:
+        try:
+            there, ours = self._path.stat(), os.fstat(self._file)
+        except FileNotFoundError:
+            return False
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+@dataclass
+class Check:
+    """What is known so far of one call or response."""
+
+    direction: Literal["call", "response"]
+    caller: str | None = None
+    tool: str | None = None
+    params: dict[str, Any] | None = None
+    detail: str = ""
+    findings: list[str] = field(default_factory=list)
+    approval: str | None = None
+    would_refuse: list[str] = field(default_factory=list)
+
+
+class Trail:
+    """Writes one entry for each decision, and counts those that could not be written."""
+
+    def __init__(
+        self, sink: MCPAuditSink, redact: Callable[[str], str], max_chars: int, pool: Pool
+    ) -> None:
+        """Write to *sink*, in *pool* if it blocks, what *redact* leaves, in *max_chars* each."""
+        self._redact, self._max_chars = redact, max_chars
+        self._record: Callable[[dict[str, Any]], Any] = sink.record
+        self._pool = pool_for(sink, sink.record, pool)
+        self._lock = Lock()
+        self.failures = 0
+        self.unrecorded: deque[dict[str, Any]] = deque(maxlen=100)
+
+    def entry(self, check: Check, decision: Decision) -> tuple[Decision, dict[str, Any]]:
+        """Return *decision* and its entry, which shares nothing with what the tool gets.
+
+        If *redact* fails, the decision is a refusal and the entry has no params.
+        """
+        try:
+            return decision, self._entry(check, decision, self._redact)
+        except Exception as error:  # noqa: BLE001 - it is the operator's own
+            logger.error("redact failed: %s", type(error).__name__)
+            withheld = Check(check.direction, check.caller, check.tool, detail="redact failed")
+            decision = Decision(False, "error", "The guard failed.")
+            return decision, self._entry(withheld, decision, redact)
+
+    def _entry(
+        self, check: Check, decision: Decision, redact: Callable[[str], str]
+    ) -> dict[str, Any]:
+        entry: dict[str, Any] = redact_tree(
+            {
+                "timestamp": time.time(),
+                "direction": check.direction,
+                "agent_id": check.caller,
+                "tool_name": check.tool,
+                "parameters": check.params,
+                "allowed": decision.allowed,
+                "stage": decision.stage,
+                "reason": decision.reason,
+                "detail": check.detail,
+                "findings": check.findings,
+                "approval_status": check.approval,
+                "would_refuse": check.would_refuse,
+            },
+            redact,
+            by_key=True,
+        )
+        text = json.dumps(entry["parameters"])
+        while (over := len(json.dumps(entry)) - self._max_chars) > 0 and text:
+            text = text[: max(0, len(text) - over - 50)]  # it is escaped once more
+            entry["parameters"] = {"cut_short": text}
+        return entry
+
+    def step(self, entry: dict[str, Any]) -> Step:
+        """Return the step that writes *entry*. Its result is whether the sink took it."""
+        return Step(lambda: self._write(entry), self._pool, shielded=True)
+
+    def write_now(self, entry: dict[str, Any]) -> None:
+        """Write *entry* of a check that was interrupted, without waiting.
+
+        In an event loop, which must not stand still, a sink that blocks writes in a thread, and an
+        async one in a task that is not cancelled with the check's.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop and self._pool:
+            with suppress(RuntimeError):  # no thread is free
+                self._pool.submit(lambda: self._write(entry))
+                return
+        result = self._write(entry)
+        if inspect.iscoroutine(result):
+            if loop:
+                keep(loop.create_task(result))
+            else:
+                result.close()
+                self.failed(entry, RuntimeError())
+
+    def _write(self, entry: dict[str, Any]) -> bool | Awaitable[bool]:
+        with self._counting(entry):
+            result: Any = self._record(entry)
+            return self._finish(result, entry) if inspect.isawaitable(result) else True
+        return False
+
+    async def _finish(self, result: Awaitable[Any], entry: dict[str, Any]) -> bool:
+        with self._counting(entry):
+            await result
+            return True
+        return False
+
+    @contextmanager
+    def _counting(self, entry: dict[str, Any]) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.failed(entry, error)
+            if not isinstance(error, (Exception, asyncio.CancelledError)):
+                raise
+
+    def failed(self, entry: dict[str, Any], error: BaseException) -> None:
+        """Keep *entry*, which the sink did not take."""
+        logger.error("the audit sink failed: %s", type(error).__name__)
+        with self._lock:
+            self.unrecorded.append(entry)
+            self.failures += 1
+
+
+class Meter:
+    """Counts decisions with the kernel's recorder. One that fails decides nothing."""
+
+    def __init__(
+        self,
+        metrics: MCPMetricsRecorder | None,
+        label: Callable[[str], str] | None,
+        server: str,
+        tools: Collection[str],
+    ) -> None:
+        """Count with *metrics*, if there is one: under the *label* of a caller, *server*, *tools*.
+
+        Tools that are not among *tools* have the label "other", for labels have to be few.
+        """
+        self._metrics, self._label, self._server = metrics, label or (lambda _: "any"), server
+        self._tools = tools
+        self.failures = 0
+
+    def count(self, check: Check, decision: Decision) -> None:
+        """Count *decision*."""
+        if self._metrics is None:
+            return
+        try:
+            tool = str(check.tool) if check.tool in self._tools else "other"
+            agent = self._label(check.caller or "")
+            self._metrics.record_decision(
+                allowed=decision.allowed, agent_id=agent, tool_name=tool, stage=decision.stage
+            )
+            if decision.stage in ("rate_limit", "budget"):
+                self._metrics.record_rate_limit_hit(agent_id=agent, tool_name=tool)
+            if check.direction == "response":
+                where = {"tool_name": tool, "server_name": self._server}
+                self._metrics.record_scan(operation="scan_response", **where)
+                self._metrics.record_threats_detected(len(check.findings), **where)
+        except Exception as error:  # noqa: BLE001
+            logger.error("the metrics recorder failed: %s", type(error).__name__)
+            self.failures += 1

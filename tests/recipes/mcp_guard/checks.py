@@ -1,0 +1,206 @@
+"""What a call and a response meet, in this order, and nothing else."""
+# SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from agent_mcp_governance import ApprovalStatus, ResponsePolicy
+
+from .audit import Check
+from .decisions import Approver, Decision, Detector, Limits, RateLimiter, Stage
+from .flow import PartError, Pool, Step, Steps, pool_for
+from .options import ToolRules
+from .patterns import Patterns
+from .plain import path, plain_copy, texts
+from .secrets import redact_tree
+
+Validate = Callable[[dict[str, Any]], dict[str, Any]]
+
+# What is the policy's to refuse. The rest protects the guard itself.
+_POLICY = frozenset(
+    ("rate_limit", "allow_list", "pattern", "secret", "budget", "approval", "detector")
+)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class Refused(Exception):  # noqa: N818 - no error, and it never leaves the guard
+    """A check says no: at which stage, in words for the caller, and in detail for the log."""
+
+    def __init__(self, stage: Stage, reason: str, detail: str = "") -> None:
+        """Keep *stage*, *reason* and *detail*."""
+        super().__init__(reason)
+        self.stage, self.reason, self.detail = stage, reason, detail
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The parts and rules of a guard, and the order in which they are asked."""
+
+    rules: Mapping[str, tuple[ToolRules, Patterns]]
+    other: tuple[ToolRules, Patterns]  # for tools that are not allowed, when observing
+    limiter: RateLimiter
+    budget: RateLimiter
+    approver: Approver | None
+    approve_all: bool
+    detectors: tuple[Detector, ...]
+    on_finding: ResponsePolicy
+    redact: Callable[[str], str]
+    limits: Limits
+    observe: bool
+    threads: Pool
+    approvals: Pool
+
+    def call(
+        self,
+        check: Check,
+        caller: object,
+        tool: object,
+        params: object,
+        extra: Mapping[str, Any] | None,
+        validate: Validate | None,
+    ) -> Steps[Decision]:
+        """Yield the steps of a call; return the decision, or raise what refuses it."""
+        name = self._identify(check, caller)
+        yield from self._take(check, "rate_limit", "Too many calls", self.limiter, name)
+        rules, patterns = self._look_up(check, tool)
+        copied = self._copy(params, extra or {}, rules)
+        check.params = copied
+        self._match(check, rules, patterns, copied)
+        arguments = {key: copied[key] for key in copied if key not in (extra or ())}
+        if validate:
+            try:
+                arguments = validate(arguments)
+            except ValueError as error:
+                raise Refused("params", f"{error}") from None
+        yield from self._take(check, "budget", "The call budget is spent", self.budget, name)
+        if rules.needs_approval or self.approve_all:
+            yield from self._approve(check, {**copied, **arguments})
+        return Decision(True, "allowed", "Allowed.", params=arguments)
+
+    def response(
+        self, check: Check, caller: object, tool: object, content: object, blobs: Iterable[str]
+    ) -> Steps[Decision]:
+        """Yield the steps of a response; return the decision, or raise what refuses it."""
+        self._identify(check, caller)
+        rules, _ = self._look_up(check, tool)
+        if (size := sum(map(len, blobs))) > self.limits.max_blob_chars:
+            over = f"over {self.limits.max_blob_chars} characters of images, audio and files"
+            raise Refused("response", f"The response is refused: {over}.", f"{size} of them")
+        cap = rules.max_response_chars or self.limits.max_response_chars
+        try:
+            shown = plain_copy(content, cap, self.limits)
+            if any(
+                self.redact(text) != text
+                for text, _ in texts(shown, self.limits, escaped_only=True)
+            ):
+                shown = redact_tree(shown, self.redact)
+                check.findings.append("secret")
+        except ValueError as error:
+            raise Refused("response", f"The response is refused: {error}.") from None
+        yield from self._detect(check, rules, str(tool), shown)
+        return Decision(True, "allowed", "Returned.", content=shown)
+
+    def denied(self, caller: str, tool: object) -> str:
+        """Return why *caller* may not call *tool*, by the allow list and its rules, or nothing."""
+        if type(tool) is not str or tool not in self.rules:
+            return "not on the allow list"
+        allows = self.rules[tool][0].callers
+        return "not for this caller" if allows and allows(caller) is not True else ""
+
+    def _refuse(self, check: Check, stage: Stage, reason: str, detail: str = "") -> None:
+        """Raise the refusal, or note it if the guard only observes."""
+        if not self.observe or stage not in _POLICY:
+            raise Refused(stage, reason, detail)
+        check.would_refuse.append(f"{stage}: {detail or reason}")
+
+    def _identify(self, check: Check, caller: object) -> str:
+        if type(caller) is not str or not 0 < len(caller) <= 1_024 or _CONTROL.search(caller):
+            raise Refused("caller", "The caller is not known.", f"a {type(caller).__name__}")
+        check.caller = caller
+        return caller
+
+    def _take(
+        self, check: Check, stage: Stage, reason: str, counter: RateLimiter, caller: str
+    ) -> Steps[None]:
+        pool = pool_for(counter, counter.try_acquire, self.threads)
+        try:
+            granted = yield Step(partial(counter.try_acquire, caller), pool)
+        except PartError as error:
+            self._refuse(check, stage, "Calls cannot be counted now: try again later.", f"{error}")
+        else:
+            if granted is not True:
+                allowance = getattr(counter, "allowance", "")
+                allowed = f" ({allowance} are allowed)" if allowance else ""
+                self._refuse(check, stage, f"{reason}{allowed}: try again later.")
+
+    def _look_up(self, check: Check, tool: object) -> tuple[ToolRules, Patterns]:
+        name = tool if type(tool) is str else ""
+        check.tool = (name if name.isprintable() else ascii(name))[:128]
+        if why := self.denied(check.caller or "", tool):
+            self._refuse(check, "allow_list", "This tool is not allowed.", why)
+        return self.rules.get(name, self.other)
+
+    def _copy(self, params: object, extra: Mapping[str, Any], rules: ToolRules) -> dict[str, Any]:
+        cap = rules.max_params_chars or self.limits.max_params_chars
+        if type(params) is not dict or extra.keys() & params.keys():
+            raise Refused("params", "The arguments are no JSON object, or have a reserved name.")
+        try:
+            copied: dict[str, Any] = plain_copy({**params, **extra}, cap, self.limits)
+        except ValueError as error:
+            raise Refused("params", f"The arguments are refused: {error}.") from None
+        return copied
+
+    def _match(self, check: Check, rules: ToolRules, patterns: Patterns, params: Any) -> None:
+        try:
+            found = list(texts(params, self.limits))
+            match = patterns.find(found)
+        except ValueError as error:
+            raise Refused("params", f"The arguments are refused: {error}.") from None
+        if match:
+            self._refuse(check, "pattern", "The arguments are not allowed.", match)
+        for text, link in found if rules.refuse_secrets else ():
+            if self.redact(text) != text:
+                self._refuse(check, "secret", "The arguments hold a secret.", f"at {path(link)}")
+                break
+
+    def _approve(self, check: Check, params: dict[str, Any]) -> Steps[None]:
+        if self.observe or not self.approver:
+            self._refuse(check, "approval", "A person has to approve this.", "nobody was asked")
+            return
+        # Its own copy: what it changes must not reach the tool.
+        copied = plain_copy(params, 2 * self.limits.max_params_chars, self.limits)
+        ask = partial(self.approver, check.caller or "", check.tool or "", copied)
+        try:
+            answer = yield Step(ask, pool_for(self.approver, self.approver, self.approvals))
+        except PartError as error:
+            raise Refused("approval", "The approver failed.", f"{error}") from None
+        # Not isinstance: an object can lie about its class.
+        if type(answer) is not ApprovalStatus:
+            kind = type(answer).__name__
+            raise Refused(
+                "approval", "The approver gave no answer.", f"a {kind}, no ApprovalStatus"
+            )
+        check.approval = answer.value
+        if answer is not ApprovalStatus.APPROVED:
+            raise Refused("approval", f"A person has to approve this: {answer.value}.")
+
+    def _detect(self, check: Check, rules: ToolRules, tool: str, content: Any) -> Steps[None]:
+        found: list[str] = []
+        for detector in self.detectors:
+            call = partial(detector, tool, content)
+            try:
+                said = yield Step(call, pool_for(detector, detector, self.threads))
+            except PartError as error:
+                said = f"a detector failed: {error}"
+            if not isinstance(said, (str, list, tuple)):
+                said = f"a detector returned a {type(said).__name__}, no list"
+            found += [said] if isinstance(said, str) else [f"{finding}" for finding in said]
+        check.findings += [finding[:100] for finding in found[:20]]
+        if found and (rules.on_finding or self.on_finding) is ResponsePolicy.BLOCK:
+            reason = "The response was withheld: a detector found something in it."
+            self._refuse(check, "detector", reason, ", ".join(found))

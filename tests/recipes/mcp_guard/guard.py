@@ -1,0 +1,277 @@
+"""The guard: its options, and its four methods."""
+# SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import EllipsisType
+from typing import Any
+
+from agent_mcp_governance import (
+    GovernancePolicy,
+    MCPAuditSink,
+    MCPMetricsRecorder,
+    ResponsePolicy,
+)
+
+from .audit import Check, Meter, Trail
+from .checks import Checks, Refused, Validate
+from .decisions import Approver, Decision, Detector, Limits, RateLimiter
+from .flow import PartError, Pool, Steps, adrive, drive
+from .options import ToolRules, check_options, rules_by_tool
+from .patterns import Patterns
+from .secrets import redact
+from .windows import make_budget, make_limiter
+
+logger = logging.getLogger("mcp_guard")
+
+
+class Guard:
+    """Decides whether a tool call may run and whether its response may be returned.
+
+    It keeps the kernel's ``GovernancePolicy`` and asks its limiter and pattern matcher. Its
+    ``MCPGateway`` it does not call: of that, two look-ups, a count and a question are left once
+    its limits are closed.
+    """
+
+    def __init__(
+        self,
+        policy: GovernancePolicy,
+        *,
+        audit_sink: MCPAuditSink,
+        max_calls_per_window: int | EllipsisType = ...,
+        window_size: float | EllipsisType = ...,
+        budget_period: float | EllipsisType | None = ...,
+        tools: Mapping[str, ToolRules] | None = None,
+        approver: Approver | None = None,
+        detectors: Sequence[Detector] = (),
+        on_finding: ResponsePolicy = ResponsePolicy.BLOCK,
+        limiter: RateLimiter | None = None,
+        budget: RateLimiter | None = None,
+        redact: Callable[[str], str] = redact,
+        metrics: MCPMetricsRecorder | None = None,
+        caller_label: Callable[[str], str] | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        observe: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the options. An option whose default is ``...`` has to be given.
+
+        Args:
+            policy: Its name, allowed_tools, blocked_patterns, max_tool_calls and
+                require_human_approval count. Its max_tool_calls is 10 if you do not set it.
+            audit_sink: Gets one entry for each decision. If it fails, the call is refused.
+            max_calls_per_window: Calls of one caller in any *window_size*, refused ones included.
+            window_size: Seconds.
+            budget_period: Seconds after which a caller's max_tool_calls are whole again; None:
+                never, for the life of this guard. Only calls that would run spend budget.
+            tools: Rules of single tools, by name.
+            approver: Asked where approval is needed. The kernel's gateway calls it
+                approval_callback.
+            detectors: Look at each response, after secrets are cut out.
+            on_finding: What happens when a detector finds something or fails: BLOCK or LOG.
+            limiter: Counts instead of the two window options, for instance in Redis.
+            budget: Counts instead of max_tool_calls and *budget_period*.
+            redact: Cuts secrets out of a text: of responses, and of audit entries.
+            metrics: Counts decisions.
+            caller_label: The metric label of a caller id. None: all have the label "any".
+            limits: Caps on size, shape, memory and threads.
+            observe: Whether what the policy would refuse is let through, with "would_refuse" in
+                the audit entry. Nobody is asked for approval. Unknown callers, what is too large or
+                no plain JSON and what cannot be audited are refused all the same, and secrets are
+                cut out.
+            clock: What gives the time of window and budget, in seconds.
+
+        Raises:
+            ValueError: An option is missing, wrong or left without effect; the sentence says which.
+        """
+        check_options(locals())
+        rules = rules_by_tool(policy, tools)
+        if approver is None and (
+            policy.require_human_approval or any(rule.needs_approval for rule, _ in rules.values())
+        ):
+            raise ValueError("a tool needs approval, and there is no approver to ask")
+        counts = (clock, limits.max_callers)
+        threads = Pool(limits.max_threads)
+        self.limits, self.tools = limits, frozenset(rules)
+        self._checks = Checks(
+            rules=rules,
+            other=(ToolRules(), Patterns(policy.blocked_patterns)),
+            limiter=make_limiter(limiter, max_calls_per_window, window_size, *counts),
+            budget=make_budget(budget, policy.max_tool_calls, budget_period, *counts),
+            approver=approver,
+            approve_all=policy.require_human_approval,
+            detectors=tuple(detectors),
+            on_finding=on_finding,
+            redact=redact,
+            limits=limits,
+            observe=observe,
+            threads=threads,
+            approvals=Pool(limits.max_approvals),
+        )
+        self._trail = Trail(audit_sink, redact, limits.max_audit_chars, threads)
+        self._meter = Meter(metrics, caller_label, policy.name, self.tools)
+
+    @property
+    def audit_failures(self) -> int:
+        """How many entries the sink has not taken. The last hundred are in ``unrecorded``."""
+        return self._trail.failures
+
+    @property
+    def unrecorded(self) -> list[dict[str, Any]]:
+        """The last hundred entries that the sink has not taken."""
+        return list(self._trail.unrecorded)
+
+    @property
+    def metrics_failures(self) -> int:
+        """How often the metrics recorder has failed."""
+        return self._meter.failures
+
+    def may_call(self, caller: str, tool: str) -> bool:
+        """Return whether the allow list and the tool's rules let *caller* call *tool*.
+
+        It is for lists of tools: it counts nothing, and audits nothing.
+        """
+        return self._checks.observe or not self._checks.denied(caller, tool)
+
+    def check_call(
+        self,
+        caller: str,
+        tool: str,
+        params: dict[str, Any],
+        *,
+        extra: Mapping[str, Any] | None = None,
+        validate: Validate | None = None,
+    ) -> Decision:
+        """Decide whether a tool call may run.
+
+        Args:
+            caller: Who calls: an identity that somebody verified. Two spellings are two callers.
+            tool: The tool's name.
+            params: Its arguments, plain JSON.
+            extra: What the client sends besides them, by name. It is checked alike, and the
+                approver and the audit log see it among the params.
+            validate: Says before budget and approval what the tool makes of its checked arguments.
+                It returns them, or raises ValueError with a sentence for the caller.
+
+        Returns:
+            The decision. When it is allowed, run the tool with ``decision.params``.
+
+        Raises:
+            BaseException: What ends the process, such as ``KeyboardInterrupt``, once it is audited.
+        """
+        check = Check("call")
+        return drive(
+            self._audited(check, self._checks.call(check, caller, tool, params, extra, validate))
+        )
+
+    async def acheck_call(
+        self,
+        caller: str,
+        tool: str,
+        params: dict[str, Any],
+        *,
+        extra: Mapping[str, Any] | None = None,
+        validate: Validate | None = None,
+    ) -> Decision:
+        """Decide as ``check_call`` does, in an event loop of asyncio, which never stands still.
+
+        Args:
+            caller: As there.
+            tool: As there.
+            params: As there.
+            extra: As there.
+            validate: As there.
+
+        Returns:
+            The decision.
+
+        Raises:
+            BaseException: What ends the task or the process, such as ``CancelledError``, once it is
+                audited. Budget that was being taken meanwhile may be spent.
+        """
+        check = Check("call")
+        return await adrive(
+            self._audited(check, self._checks.call(check, caller, tool, params, extra, validate))
+        )
+
+    def check_response(
+        self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
+    ) -> Decision:
+        """Decide whether a tool's response may be returned. Error texts are responses too.
+
+        Args:
+            caller: Who called.
+            tool: The tool's name.
+            content: The response, plain JSON.
+            blobs: Images, audio and files of it in base64. They are measured and not looked into.
+
+        Returns:
+            The decision. When it is allowed, return ``decision.content``.
+
+        Raises:
+            BaseException: What ends the process, such as ``KeyboardInterrupt``, once it is audited.
+        """
+        check = Check("response")
+        return drive(
+            self._audited(check, self._checks.response(check, caller, tool, content, blobs))
+        )
+
+    async def acheck_response(
+        self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
+    ) -> Decision:
+        """Decide as ``check_response`` does, in an event loop of asyncio.
+
+        Args:
+            caller: As there.
+            tool: As there.
+            content: As there.
+            blobs: As there.
+
+        Returns:
+            The decision.
+
+        Raises:
+            BaseException: What ends the task or the process, such as ``CancelledError``, once it is
+                audited.
+        """
+        check = Check("response")
+        return await adrive(
+            self._audited(check, self._checks.response(check, caller, tool, content, blobs))
+        )
+
+    def _audited(self, check: Check, steps: Steps[Decision]) -> Steps[Decision]:
+        """Run *steps* and write down once what they decide, whatever happens meanwhile."""
+        entry = None
+        try:
+            decision = yield from self._decided(check, steps)
+            decision, entry = self._trail.entry(check, decision)
+            try:
+                taken = yield self._trail.step(entry)
+            except PartError as error:  # no thread was free, or the sink is async and the form not
+                self._trail.failed(entry, error)
+                taken = False
+        except BaseException:
+            if entry is None:  # nothing can be waited for any more
+                decision = Decision(False, "cancelled", "The check was interrupted.")
+                self._trail.write_now(self._trail.entry(check, decision)[1])
+                self._meter.count(check, decision)
+            raise
+        if decision.allowed and taken is not True:
+            decision = Decision(False, "audit", "It could not be written to the audit log.")
+        self._meter.count(check, decision)
+        return decision
+
+    def _decided(self, check: Check, steps: Steps[Decision]) -> Steps[Decision]:
+        try:
+            return (yield from steps)
+        except Refused as refusal:
+            check.detail = refusal.detail[:1_000]
+            return Decision(False, refusal.stage, refusal.reason)
+        except Exception as error:  # noqa: BLE001 - a guard that breaks has to refuse
+            # The text of an exception can hold a secret: only its type is said.
+            logger.error("the guard failed: %s", type(error).__name__)
+            check.detail = type(error).__name__
+            return Decision(False, "error", "The guard failed.")

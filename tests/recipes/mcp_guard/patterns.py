@@ -1,0 +1,79 @@
+"""The operator's blocked patterns, as GovernancePolicy has them."""
+# SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from agent_mcp_governance import GovernancePolicy, PatternType
+
+from .plain import Link, path
+
+Pattern = str | tuple[str, PatternType]
+
+
+class Patterns:
+    """Patterns that are matched on each text as it was sent, and on its NFKC form.
+
+    Substrings and regular expressions ignore case and are searched for, as the kernel does. Globs
+    mean what they mean there, and take time in proportion to the text, which there they do not. A
+    regular expression takes the time that it takes: that is its author's to bound.
+    """
+
+    def __init__(self, blocked: Sequence[Pattern]) -> None:
+        """Compile *blocked*.
+
+        Raises:
+            ValueError: A pattern is none, is empty, or does not compile.
+        """
+        GovernancePolicy(blocked_patterns=list(blocked))  # says what is wrong with one
+        if any(pattern in ("", ("", PatternType.REGEX)) for pattern in blocked):
+            raise ValueError("an empty blocked pattern matches every call")
+        plain = [pattern for pattern in blocked if _kind(pattern) is PatternType.SUBSTRING]
+        self._substrings = GovernancePolicy(blocked_patterns=plain)
+        self._expressions = [
+            (text, re.compile(_expression(text, kind), re.IGNORECASE))
+            for text, kind in (item for item in blocked if isinstance(item, tuple))
+            if kind is not PatternType.SUBSTRING
+        ]
+
+    def find(self, texts: Iterable[tuple[str, Link]]) -> str:
+        """Return which pattern matches where, in words, or nothing.
+
+        Raises:
+            ValueError: A text is far longer in its NFKC form.
+        """
+        forms = [form for text, link in texts for form in _forms(text, link)]
+        # One search of all of them first: there is seldom anything, and the kernel lowers the
+        # case of its text again for each pattern.
+        suspicious = self._substrings.matches_pattern("\0".join([text for text, _ in forms]))
+        for text, link in forms if suspicious else ():
+            if found := self._substrings.matches_pattern(text):
+                return f"{path(link)} matches {found[0]!r}"
+        for pattern, expression in self._expressions:
+            for text, link in forms:
+                if expression.search(text):
+                    return f"{path(link)} matches {pattern!r}"
+        return ""
+
+
+def _kind(pattern: Pattern) -> PatternType:
+    return PatternType.SUBSTRING if isinstance(pattern, str) else pattern[1]
+
+
+def _expression(pattern: str, kind: PatternType) -> str:
+    if kind is PatternType.REGEX:
+        return pattern
+    # The kernel searches for what fnmatch makes of it, from each position. With a star before it,
+    # one look from the start finds the same.
+    return rf"\A{fnmatch.translate(f'*{pattern}')}"
+
+
+def _forms(text: str, link: Link) -> list[tuple[str, Link]]:
+    normal = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    if len(normal) > 4 * len(text) + 100:  # U+FDFA stands for 18 characters
+        raise ValueError("with characters that stand for many others")
+    return [(text, link)] if normal == text else [(text, link), (normal, link)]

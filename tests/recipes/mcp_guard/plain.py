@@ -1,0 +1,137 @@
+"""A plain-JSON copy of a value, and every text in it, JSON inside strings opened."""
+# SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from .decisions import Limits
+
+Link = tuple[Any, Any] | None
+"""Where a text stands: the link of what holds it, and its key or index. The whole is None."""
+
+JSON = "(JSON)"  # the step into JSON inside a string
+NOTHING = object()
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ENDS = {"{": "}", "[": "]", '"': '"'}
+
+
+def plain_copy(value: Any, max_chars: int, limits: Limits) -> Any:
+    """Copy a plain JSON value.
+
+    Args:
+        value: What to copy: dicts with string keys, lists, strings, numbers, bools and None.
+        max_chars: Characters that it may have, keys and punctuation included.
+        limits: Its max_depth and max_items hold too.
+
+    Returns:
+        A copy that shares nothing with *value*.
+
+    Raises:
+        ValueError: It is no plain JSON, or over a cap; the sentence says which.
+    """
+    top = [value]
+    todo: list[tuple[Any, int]] = [(top, 0)]  # copies whose children are still the caller's
+    chars = items = 0
+    while todo:
+        parent, depth = todo.pop()
+        for slot, node in parent.items() if type(parent) is dict else enumerate(parent):
+            if type(node) is not dict and type(node) is not list:
+                chars += _size(node)
+                continue
+            if items + len(node) > limits.max_items:
+                raise ValueError(f"over {limits.max_items} keys and elements")
+            if depth >= limits.max_depth:
+                raise ValueError(f"over {limits.max_depth} levels")
+            # Look at the copy only: another thread may be changing the original.
+            parent[slot] = copied = node.copy()
+            items += len(copied)
+            if type(copied) is dict:
+                chars += sum([_size(key) if type(key) is str else _refuse(key) for key in copied])
+            todo.append((copied, depth + 1))
+        if chars + items > max_chars:
+            raise ValueError(f"over {max_chars} characters")
+    return top[0]
+
+
+def _size(leaf: Any) -> int:
+    if type(leaf) is str:
+        return len(leaf) if leaf.isascii() or not _SURROGATE.search(leaf) else _refuse(leaf)
+    if leaf is None or type(leaf) is bool or (type(leaf) is float and math.isfinite(leaf)):
+        return 4
+    if type(leaf) is int and leaf.bit_length() <= 1_024:
+        return 1 + leaf.bit_length() // 3
+    return _refuse(leaf)
+
+
+def _refuse(value: object) -> NoReturn:
+    raise ValueError(f"no plain JSON, for a {type(value).__name__} in it")
+
+
+def texts(value: Any, limits: Limits, *, escaped_only: bool = False) -> Iterator[tuple[str, Link]]:
+    """Yield every key and leaf of *value* as text, those of JSON inside strings too.
+
+    Args:
+        value: A plain copy.
+        limits: Its max_depth and max_items hold for what is opened as well.
+        escaped_only: Whether JSON inside a string is opened only if it has an escape: without one
+            it shows each of its texts as it stands.
+
+    Yields:
+        The text as JSON has it, a string without its quotes, and where it stands.
+
+    Raises:
+        ValueError: JSON inside a string cannot be opened fully; the sentence says why.
+    """
+    todo: list[tuple[Any, Link, int]] = [(value, None, 0)]
+    items = 0
+    while todo:
+        node, link, depth = todo.pop()
+        if depth > limits.max_depth:
+            raise ValueError(f"over {limits.max_depth} levels, with JSON inside strings")
+        if type(node) is dict:
+            for key in node:
+                yield key, (link, key)
+            todo += [(item, (link, key), depth + 1) for key, item in node.items()]
+        elif type(node) is list:
+            todo += [(item, (link, place), depth + 1) for place, item in enumerate(node)]
+        elif type(node) is str:
+            yield node, link
+            if (not escaped_only or "\\" in node) and (inner := opened(node)) is not NOTHING:
+                todo.append((inner, (link, JSON), depth + 1))
+        else:
+            yield json.dumps(node), link
+        items += 1
+        if items + len(todo) > limits.max_items + 2:  # the whole is none, and may be JSON text
+            raise ValueError(f"over {limits.max_items} keys and elements, with JSON inside strings")
+
+
+def opened(text: str) -> Any:
+    """Return what JSON parsing makes of *text*, or ``NOTHING`` if it is no container or string.
+
+    Raises:
+        ValueError: It is JSON that the parser gives up on, too deep or with too long a number.
+    """
+    inner = text.strip(" \t\n\r")
+    if len(inner) < 2 or _ENDS.get(inner[0]) != inner[-1]:
+        return NOTHING
+    try:
+        return json.loads(inner)
+    except json.JSONDecodeError:
+        return NOTHING
+    except (ValueError, RecursionError):
+        raise ValueError("JSON inside a string that cannot be opened") from None
+
+
+def path(link: Link) -> str:
+    """Return in words where a text stands, such as ``to[0].name``, in 200 characters at most."""
+    steps: list[str] = []
+    while link is not None:
+        link, step = link
+        steps.append(f"[{step}]" if type(step) is int else f".{step[:60]}")
+    return "".join(reversed(steps))[:200].lstrip(".") or "the whole"
