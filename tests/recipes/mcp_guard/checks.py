@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -110,7 +111,10 @@ class Checks:
         if type(tool) is not str or tool not in self.rules:
             return "not on the allow list"
         allows = self.rules[tool][0].callers
-        return "not for this caller" if allows and allows(caller) is not True else ""
+        try:
+            return "not for this caller" if allows and allows(caller) is not True else ""
+        except Exception as error:  # noqa: BLE001 - it is the operator's own
+            return f"callers failed: {type(error).__name__}"
 
     def _refuse(self, check: Check, stage: Stage, reason: str, detail: str = "") -> None:
         """Raise the refusal, or note it if the guard only observes."""
@@ -173,18 +177,15 @@ class Checks:
             self._refuse(check, "approval", "A person has to approve this.", "nobody was asked")
             return
         # Its own copy: what it changes must not reach the tool.
-        copied = plain_copy(params, 2 * self.limits.max_params_chars, self.limits)
-        ask = partial(self.approver, check.caller or "", check.tool or "", copied)
+        ask = partial(self.approver, check.caller or "", check.tool or "", deepcopy(params))
         try:
             answer = yield Step(ask, pool_for(self.approver, self.approver, self.approvals))
         except PartError as error:
             raise Refused("approval", "The approver failed.", f"{error}") from None
         # Not isinstance: an object can lie about its class.
         if type(answer) is not ApprovalStatus:
-            kind = type(answer).__name__
-            raise Refused(
-                "approval", "The approver gave no answer.", f"a {kind}, no ApprovalStatus"
-            )
+            detail = f"a {type(answer).__name__}, no ApprovalStatus"
+            raise Refused("approval", "The approver gave no answer.", detail)
         check.approval = answer.value
         if answer is not ApprovalStatus.APPROVED:
             raise Refused("approval", f"A person has to approve this: {answer.value}.")
@@ -203,4 +204,4 @@ class Checks:
         check.findings += [finding[:100] for finding in found[:20]]
         if found and (rules.on_finding or self.on_finding) is ResponsePolicy.BLOCK:
             reason = "The response was withheld: a detector found something in it."
-            self._refuse(check, "detector", reason, ", ".join(found))
+            self._refuse(check, "detector", reason, ", ".join(check.findings))

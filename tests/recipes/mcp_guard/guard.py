@@ -23,7 +23,7 @@ from .flow import PartError, Pool, Steps, adrive, drive
 from .options import ToolRules, check_options, rules_by_tool
 from .patterns import Patterns
 from .secrets import redact
-from .windows import make_budget, make_limiter
+from .windows import Budget, Window
 
 logger = logging.getLogger("mcp_guard")
 
@@ -34,6 +34,13 @@ class Guard:
     It keeps the kernel's ``GovernancePolicy`` and asks its limiter and pattern matcher. Its
     ``MCPGateway`` it does not call: of that, two look-ups, a count and a question are left once
     its limits are closed.
+
+    Attributes:
+        tools: The names on the allow list.
+        limits: The caps.
+        audit: Its ``failures`` are the entries that the sink did not take, ``unrecorded`` the last
+            hundred of them.
+        metrics: Its ``failures`` are those of the recorder.
     """
 
     def __init__(
@@ -87,20 +94,28 @@ class Guard:
         Raises:
             ValueError: An option is missing, wrong or left without effect; the sentence says which.
         """
-        check_options(locals())
+        given: dict[str, Any] = locals()
+        check_options(given)
         rules = rules_by_tool(policy, tools)
         if approver is None and (
             policy.require_human_approval or any(rule.needs_approval for rule, _ in rules.values())
         ):
             raise ValueError("a tool needs approval, and there is no approver to ask")
-        counts = (clock, limits.max_callers)
+        if limiter is None:
+            limiter = Window(
+                given["max_calls_per_window"], given["window_size"], clock, limits.max_callers
+            )
+        if budget is None:
+            budget = Budget(
+                policy.max_tool_calls, given["budget_period"], clock, limits.max_callers
+            )
         threads = Pool(limits.max_threads)
         self.limits, self.tools = limits, frozenset(rules)
         self._checks = Checks(
             rules=rules,
             other=(ToolRules(), Patterns(policy.blocked_patterns)),
-            limiter=make_limiter(limiter, max_calls_per_window, window_size, *counts),
-            budget=make_budget(budget, policy.max_tool_calls, budget_period, *counts),
+            limiter=limiter,
+            budget=budget,
             approver=approver,
             approve_all=policy.require_human_approval,
             detectors=tuple(detectors),
@@ -111,23 +126,8 @@ class Guard:
             threads=threads,
             approvals=Pool(limits.max_approvals),
         )
-        self._trail = Trail(audit_sink, redact, limits.max_audit_chars, threads)
-        self._meter = Meter(metrics, caller_label, policy.name, self.tools)
-
-    @property
-    def audit_failures(self) -> int:
-        """How many entries the sink has not taken. The last hundred are in ``unrecorded``."""
-        return self._trail.failures
-
-    @property
-    def unrecorded(self) -> list[dict[str, Any]]:
-        """The last hundred entries that the sink has not taken."""
-        return list(self._trail.unrecorded)
-
-    @property
-    def metrics_failures(self) -> int:
-        """How often the metrics recorder has failed."""
-        return self._meter.failures
+        self.audit = Trail(audit_sink, redact, limits.max_audit_chars, threads)
+        self.metrics = Meter(metrics, caller_label, policy.name, self.tools)
 
     def may_call(self, caller: str, tool: str) -> bool:
         """Return whether the allow list and the tool's rules let *caller* call *tool*.
@@ -162,10 +162,7 @@ class Guard:
         Raises:
             BaseException: What ends the process, such as ``KeyboardInterrupt``, once it is audited.
         """
-        check = Check("call")
-        return drive(
-            self._audited(check, self._checks.call(check, caller, tool, params, extra, validate))
-        )
+        return drive(self._audited(Check("call"), caller, tool, params, extra, validate))
 
     async def acheck_call(
         self,
@@ -176,26 +173,18 @@ class Guard:
         extra: Mapping[str, Any] | None = None,
         validate: Validate | None = None,
     ) -> Decision:
-        """Decide as ``check_call`` does, in an event loop of asyncio, which never stands still.
+        """Decide in an event loop of asyncio as ``check_call`` does.
 
-        Args:
-            caller: As there.
-            tool: As there.
-            params: As there.
-            extra: As there.
-            validate: As there.
+        *caller*, *tool*, *params*, *extra* and *validate* are as there.
 
         Returns:
-            The decision.
+            The decision. The loop never stands still for a part that may wait.
 
         Raises:
             BaseException: What ends the task or the process, such as ``CancelledError``, once it is
                 audited. Budget that was being taken meanwhile may be spent.
         """
-        check = Check("call")
-        return await adrive(
-            self._audited(check, self._checks.call(check, caller, tool, params, extra, validate))
-        )
+        return await adrive(self._audited(Check("call"), caller, tool, params, extra, validate))
 
     def check_response(
         self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
@@ -214,59 +203,49 @@ class Guard:
         Raises:
             BaseException: What ends the process, such as ``KeyboardInterrupt``, once it is audited.
         """
-        check = Check("response")
-        return drive(
-            self._audited(check, self._checks.response(check, caller, tool, content, blobs))
-        )
+        return drive(self._audited(Check("response"), caller, tool, content, blobs))
 
     async def acheck_response(
         self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
     ) -> Decision:
-        """Decide as ``check_response`` does, in an event loop of asyncio.
+        """Decide in an event loop of asyncio as ``check_response`` does.
 
-        Args:
-            caller: As there.
-            tool: As there.
-            content: As there.
-            blobs: As there.
+        *caller*, *tool*, *content* and *blobs* are as there.
 
         Returns:
             The decision.
 
         Raises:
-            BaseException: What ends the task or the process, such as ``CancelledError``, once it is
-                audited.
+            BaseException: As in ``acheck_call``.
         """
-        check = Check("response")
-        return await adrive(
-            self._audited(check, self._checks.response(check, caller, tool, content, blobs))
-        )
+        return await adrive(self._audited(Check("response"), caller, tool, content, blobs))
 
-    def _audited(self, check: Check, steps: Steps[Decision]) -> Steps[Decision]:
-        """Run *steps* and write down once what they decide, whatever happens meanwhile."""
+    def _audited(self, check: Check, *args: Any) -> Steps[Decision]:
+        """Check what *args* are and write down once what is decided, whatever happens meanwhile."""
         entry = None
         try:
-            decision = yield from self._decided(check, steps)
-            decision, entry = self._trail.entry(check, decision)
+            decision = yield from self._decided(check, *args)
+            decision, entry = self.audit.entry(check, decision)
             try:
-                taken = yield self._trail.step(entry)
+                taken = yield self.audit.step(entry)
             except PartError as error:  # no thread was free, or the sink is async and the form not
-                self._trail.failed(entry, error)
+                self.audit.failed(entry, error)
                 taken = False
         except BaseException:
             if entry is None:  # nothing can be waited for any more
                 decision = Decision(False, "cancelled", "The check was interrupted.")
-                self._trail.write_now(self._trail.entry(check, decision)[1])
-                self._meter.count(check, decision)
+                self.audit.write_now(self.audit.entry(check, decision)[1])
+                self.metrics.count(check, decision)
             raise
         if decision.allowed and taken is not True:
             decision = Decision(False, "audit", "It could not be written to the audit log.")
-        self._meter.count(check, decision)
+        self.metrics.count(check, decision)
         return decision
 
-    def _decided(self, check: Check, steps: Steps[Decision]) -> Steps[Decision]:
+    def _decided(self, check: Check, *args: Any) -> Steps[Decision]:
+        steps = self._checks.call if check.direction == "call" else self._checks.response
         try:
-            return (yield from steps)
+            return (yield from steps(check, *args))
         except Refused as refusal:
             check.detail = refusal.detail[:1_000]
             return Decision(False, refusal.stage, refusal.reason)

@@ -122,9 +122,30 @@ def check_options(given: Mapping[str, Any]) -> None:
     for name, method in {**optional, "approver": "", "caller_label": ""}.items():
         if given[name] is not None:
             require_callable(name, given[name], method)
+    check_counts(given)
     require("detectors", given["detectors"], Sequence)
     for detector in given["detectors"]:
         require_callable("each of detectors", detector)
+
+
+def check_counts(given: Mapping[str, Any]) -> None:
+    """Raise ValueError unless *given* says once how calls are counted.
+
+    Raises:
+        ValueError: The sentence says what is missing, or given twice.
+    """
+    window = ("max_calls_per_window", "window_size")
+    for replacement, names in (("limiter", window), ("budget", ("budget_period",))):
+        for name in names:
+            if (given[replacement] is None) is (given[name] is ...):
+                raise ValueError(
+                    f"give either {' and '.join(names)}, in seconds, or a {replacement}"
+                )
+    if given["limiter"] is None:
+        require_number("max_calls_per_window", given["max_calls_per_window"], whole=True)
+        require_number("window_size", given["window_size"])
+    if given["budget"] is None and given["budget_period"] is not None:
+        require_number("budget_period", given["budget_period"])
 
 
 def rules_by_tool(

@@ -8,14 +8,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 from math import inf
-from types import EllipsisType
 from typing import Any
 
 from agent_mcp_governance import MCPSlidingRateLimiter
 
-from .decisions import RateLimiter
 from .flow import Lock
-from .options import require_number
 
 
 class TooManyCallersError(RuntimeError):
@@ -34,14 +31,7 @@ class Window:
     def __init__(
         self, max_calls: int, window_size: float, clock: Callable[[], float], max_callers: int
     ) -> None:
-        """Count with *clock*, in seconds: *max_calls* in any *window_size* seconds.
-
-        Args:
-            max_calls: Calls of one caller.
-            window_size: Seconds.
-            clock: What gives the time. It must never go back.
-            max_callers: Callers with a call in their window. One more is refused.
-        """
+        """Count *max_calls* in any *window_size* seconds of *clock*, of *max_callers* at a time."""
         self.allowance = f"{max_calls} calls in {window_size:g} seconds"
         self._size, self._clock, self._max_callers = window_size, clock, max_callers
         self._max_calls, self._now = max_calls, 0.0
@@ -86,14 +76,7 @@ class Budget:
     def __init__(
         self, max_calls: int, period: float | None, clock: Callable[[], float], max_callers: int
     ) -> None:
-        """Count with *clock*, in seconds: *max_calls* in each *period*.
-
-        Args:
-            max_calls: Calls of one caller.
-            period: Seconds after which a budget is whole again; None means never.
-            clock: What gives the time. It must never go back.
-            max_callers: Callers whose period is not over. One more is refused.
-        """
+        """Count *max_calls* in *period* seconds of *clock*, None for ever, of *max_callers*."""
         in_words = "in all" if period is None else f"in {period:g} seconds"
         self.allowance = f"{max_calls} calls {in_words}"
         self._max_calls, self._max_callers = max_calls, max_callers
@@ -118,55 +101,6 @@ class Budget:
             spent = self._spent.get(caller, 0)
             self._spent[caller] = min(spent + 1, self._max_calls)
             return spent < self._max_calls
-
-
-def make_limiter(
-    limiter: RateLimiter | None,
-    max_calls: int | EllipsisType,
-    window_size: float | EllipsisType,
-    clock: Callable[[], float],
-    max_callers: int,
-) -> RateLimiter:
-    """Return *limiter*, or a window in memory if there is none.
-
-    Raises:
-        ValueError: Both are given, or neither, or a number is none.
-    """
-    if limiter is not None:
-        if max_calls is not ... or window_size is not ...:
-            raise ValueError("limiter takes the place of max_calls_per_window and window_size")
-        return limiter
-    if max_calls is ... or window_size is ...:
-        raise ValueError("give max_calls_per_window and window_size in seconds, or a limiter")
-    require_number("max_calls_per_window", max_calls, whole=True)
-    require_number("window_size", window_size)
-    return Window(max_calls, window_size, clock, max_callers)
-
-
-def make_budget(
-    budget: RateLimiter | None,
-    max_calls: int,
-    period: float | EllipsisType | None,
-    clock: Callable[[], float],
-    max_callers: int,
-) -> RateLimiter:
-    """Return *budget*, or one in memory if there is none.
-
-    Raises:
-        ValueError: Both are given, or neither, or the period is no number.
-    """
-    if budget is not None:
-        if period is not ...:
-            raise ValueError("budget takes the place of budget_period")
-        return budget
-    if period is ...:
-        raise ValueError(
-            f"give budget_period, the seconds after which a caller has {max_calls} calls again "
-            "(policy.max_tool_calls), or None for never; or a budget"
-        )
-    if period is not None:
-        require_number("budget_period", period)
-    return Budget(max_calls, period, clock, max_callers)
 
 
 class _Buckets:
