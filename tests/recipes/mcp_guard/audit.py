@@ -19,7 +19,7 @@ from typing import Any, Literal
 from agent_mcp_governance import MCPAuditSink, MCPMetricsRecorder
 
 from .decisions import Decision
-from .flow import Lock, Pool, Step, keep, pool_for
+from .flow import Lock, Part, Pool, Step, keep
 from .secrets import redact, redact_tree
 
 logger = logging.getLogger("mcp_guard")
@@ -108,8 +108,7 @@ class Trail:
     ) -> None:
         """Write to *sink*, in *pool* if it blocks, what *redact* leaves, in *max_chars* each."""
         self._redact, self._max_chars = redact, max_chars
-        self._record: Callable[[dict[str, Any]], Any] = sink.record
-        self._pool = pool_for(sink, sink.record, pool)
+        self._record = Part(sink, pool, "record")
         self._lock = Lock()
         self.failures = 0
         self.unrecorded: deque[dict[str, Any]] = deque(maxlen=100)
@@ -130,24 +129,20 @@ class Trail:
     def _entry(
         self, check: Check, decision: Decision, redact: Callable[[str], str]
     ) -> dict[str, Any]:
-        entry: dict[str, Any] = redact_tree(
-            {
-                "timestamp": time.time(),
-                "direction": check.direction,
-                "agent_id": check.caller,
-                "tool_name": check.tool,
-                "parameters": check.params,
-                "allowed": decision.allowed,
-                "stage": decision.stage,
-                "reason": decision.reason,
-                "detail": check.detail,
-                "findings": check.findings,
-                "approval_status": check.approval,
-                "would_refuse": check.would_refuse,
-            },
-            redact,
-            by_key=True,
-        )
+        entry: dict[str, Any] = {
+            "timestamp": time.time(),
+            "direction": check.direction,
+            "agent_id": check.caller and redact(check.caller),
+            "tool_name": check.tool and redact(check.tool),
+            "parameters": redact_tree(check.params, redact, by_key=True),
+            "allowed": decision.allowed,
+            "stage": decision.stage,
+            "reason": redact(decision.reason),
+            "detail": redact(check.detail),
+            "findings": [redact(finding) for finding in check.findings],
+            "approval_status": check.approval,
+            "would_refuse": [redact(refusal) for refusal in check.would_refuse],
+        }
         text = json.dumps(entry["parameters"])
         while (over := len(json.dumps(entry)) - self._max_chars) > 0 and text:
             text = text[: max(0, len(text) - over - 50)]  # it is escaped once more
@@ -156,7 +151,7 @@ class Trail:
 
     def step(self, entry: dict[str, Any]) -> Step:
         """Return the step that writes *entry*. Its result is whether the sink took it."""
-        return Step(lambda: self._write(entry), self._pool, shielded=True)
+        return Step(lambda: self._write(entry), self._record.pool, shielded=True)
 
     def write_now(self, entry: dict[str, Any]) -> None:
         """Write *entry* of a check that was interrupted, without waiting.
@@ -168,9 +163,9 @@ class Trail:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             loop = None
-        if loop and self._pool:
+        if loop and self._record.pool:
             with suppress(RuntimeError):  # no thread is free
-                self._pool.submit(lambda: self._write(entry))
+                self._record.pool.submit(lambda: self._write(entry))
                 return
         result = self._write(entry)
         if inspect.iscoroutine(result):
@@ -182,7 +177,7 @@ class Trail:
 
     def _write(self, entry: dict[str, Any]) -> bool | Awaitable[bool]:
         with self._counting(entry):
-            result: Any = self._record(entry)
+            result = self._record(entry).call()
             return self._finish(result, entry) if inspect.isawaitable(result) else True
         return False
 

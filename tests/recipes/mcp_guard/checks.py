@@ -7,14 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from agent_mcp_governance import ApprovalStatus, ResponsePolicy
 
 from .audit import Check
-from .decisions import Approver, Decision, Detector, Limits, RateLimiter, Stage
-from .flow import PartError, Pool, Step, Steps, pool_for
+from .decisions import Decision, Limits, Stage
+from .flow import Part, PartError, Steps
 from .options import ToolRules
 from .patterns import Patterns
 from .plain import path, plain_copy, texts
@@ -44,17 +43,15 @@ class Checks:
 
     rules: Mapping[str, tuple[ToolRules, Patterns]]
     other: tuple[ToolRules, Patterns]  # for tools that are not allowed, when observing
-    limiter: RateLimiter
-    budget: RateLimiter
-    approver: Approver | None
+    limiter: Part
+    budget: Part
+    approver: Part | None
     approve_all: bool
-    detectors: tuple[Detector, ...]
+    detectors: tuple[Part, ...]
     on_finding: ResponsePolicy
     redact: Callable[[str], str]
     limits: Limits
     observe: bool
-    threads: Pool
-    approvals: Pool
 
     def call(
         self,
@@ -129,17 +126,15 @@ class Checks:
         return caller
 
     def _take(
-        self, check: Check, stage: Stage, reason: str, counter: RateLimiter, caller: str
+        self, check: Check, stage: Stage, reason: str, counter: Part, caller: str
     ) -> Steps[None]:
-        pool = pool_for(counter, counter.try_acquire, self.threads)
         try:
-            granted = yield Step(partial(counter.try_acquire, caller), pool)
+            granted = yield counter(caller)
         except PartError as error:
             self._refuse(check, stage, "Calls cannot be counted now: try again later.", f"{error}")
         else:
             if granted is not True:
-                allowance = getattr(counter, "allowance", "")
-                allowed = f" ({allowance} are allowed)" if allowance else ""
+                allowed = f" ({counter.allowance} are allowed)" if counter.allowance else ""
                 self._refuse(check, stage, f"{reason}{allowed}: try again later.")
 
     def _look_up(self, check: Check, tool: object) -> tuple[ToolRules, Patterns]:
@@ -177,9 +172,8 @@ class Checks:
             self._refuse(check, "approval", "A person has to approve this.", "nobody was asked")
             return
         # Its own copy: what it changes must not reach the tool.
-        ask = partial(self.approver, check.caller or "", check.tool or "", deepcopy(params))
         try:
-            answer = yield Step(ask, pool_for(self.approver, self.approver, self.approvals))
+            answer = yield self.approver(check.caller, check.tool, deepcopy(params))
         except PartError as error:
             raise Refused("approval", "The approver failed.", f"{error}") from None
         # Not isinstance: an object can lie about its class.
@@ -193,9 +187,8 @@ class Checks:
     def _detect(self, check: Check, rules: ToolRules, tool: str, content: Any) -> Steps[None]:
         found: list[str] = []
         for detector in self.detectors:
-            call = partial(detector, tool, content)
             try:
-                said = yield Step(call, pool_for(detector, detector, self.threads))
+                said = yield detector(tool, content)
             except PartError as error:
                 said = f"a detector failed: {error}"
             if not isinstance(said, (str, list, tuple)):

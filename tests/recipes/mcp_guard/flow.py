@@ -95,10 +95,19 @@ class Pool:
         return future
 
 
-def pool_for(part: object, method: Callable[..., Any], pool: Pool) -> Pool | None:
-    """Return where *method* of *part* runs: in *pool*, unless it is async or says otherwise."""
-    here = inspect.iscoroutinefunction(method) or getattr(part, "blocking", True) is False
-    return None if here else pool
+class Part:
+    """A part that was plugged in. It runs in *pool*, unless it is async or ``blocking`` is False."""
+
+    def __init__(self, part: Any, pool: Pool, method: str = "__call__") -> None:
+        """Take *method* of *part*."""
+        self._method = getattr(part, method)
+        here = inspect.iscoroutinefunction(part) or inspect.iscoroutinefunction(self._method)
+        self.allowance = f"{getattr(part, 'allowance', '')}"
+        self.pool = None if here or getattr(part, "blocking", True) is False else pool
+
+    def __call__(self, *args: Any) -> Step:
+        """Return the step that calls it with *args*."""
+        return Step(partial(self._method, *args), self.pool)
 
 
 def drive(steps: Steps[T]) -> T:

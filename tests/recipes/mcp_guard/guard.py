@@ -19,7 +19,7 @@ from agent_mcp_governance import (
 from .audit import Check, Meter, Trail
 from .checks import Checks, Refused, Validate
 from .decisions import Approver, Decision, Detector, Limits, RateLimiter
-from .flow import PartError, Pool, Steps, adrive, drive
+from .flow import Part, PartError, Pool, Steps, adrive, drive
 from .options import ToolRules, check_options, rules_by_tool
 from .patterns import Patterns
 from .secrets import redact
@@ -114,17 +114,15 @@ class Guard:
         self._checks = Checks(
             rules=rules,
             other=(ToolRules(), Patterns(policy.blocked_patterns)),
-            limiter=limiter,
-            budget=budget,
-            approver=approver,
+            limiter=Part(limiter, threads, "try_acquire"),
+            budget=Part(budget, threads, "try_acquire"),
+            approver=None if approver is None else Part(approver, Pool(limits.max_approvals)),
             approve_all=policy.require_human_approval,
-            detectors=tuple(detectors),
+            detectors=tuple(Part(detector, threads) for detector in detectors),
             on_finding=on_finding,
             redact=redact,
             limits=limits,
             observe=observe,
-            threads=threads,
-            approvals=Pool(limits.max_approvals),
         )
         self.audit = Trail(audit_sink, redact, limits.max_audit_chars, threads)
         self.metrics = Meter(metrics, caller_label, policy.name, self.tools)
