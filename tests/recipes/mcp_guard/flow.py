@@ -96,7 +96,7 @@ class Pool:
 
 
 class Part:
-    """A part that was plugged in. It runs in *pool*, unless it is async or ``blocking`` is False."""
+    """A part that was plugged in. It runs in *pool*, unless async or not ``blocking``."""
 
     def __init__(self, part: Any, pool: Pool, method: str = "__call__") -> None:
         """Take *method* of *part*."""

@@ -73,7 +73,23 @@ def _expression(pattern: str, kind: PatternType) -> str:
 
 
 def _forms(text: str, link: Link) -> list[tuple[str, Link]]:
-    normal = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    if text.isascii() or unicodedata.is_normalized("NFKC", text):
+        return [(text, link)]
+    _check_marks(text)
+    normal = unicodedata.normalize("NFKC", text)
     if len(normal) > 4 * len(text) + 100:  # U+FDFA stands for 18 characters
         raise ValueError("with characters that stand for many others")
-    return [(text, link)] if normal == text else [(text, link), (normal, link)]
+    return [(text, link), (normal, link)]
+
+
+def _check_marks(text: str) -> None:
+    """Refuse long runs of combining marks: putting them in order takes the square of their number.
+
+    The Unicode Standard's stream-safe format (annex 15) ends a run at 30.
+    """
+    run = 0
+    for char in text:
+        # The two halfwidth sound marks are letters by category, and marks once normalised.
+        run = run + 1 if unicodedata.category(char)[0] == "M" or char in "\uff9e\uff9f" else 0
+        if run > 100:
+            raise ValueError("over 100 combining marks in a row")

@@ -105,7 +105,7 @@ def texts(value: Any, limits: Limits, *, escaped_only: bool = False) -> Iterator
             if (not escaped_only or "\\" in node) and (inner := opened(node)) is not NOTHING:
                 todo.append((inner, (link, JSON), depth + 1))
         else:
-            yield json.dumps(node), link
+            yield str(node) if type(node) is int else json.dumps(node), link
         items += 1
         if items + len(todo) > limits.max_items + 2:  # the whole is none, and may be JSON text
             raise ValueError(f"over {limits.max_items} keys and elements, with JSON inside strings")
