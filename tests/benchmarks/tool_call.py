@@ -1,170 +1,179 @@
-"""What the guard adds to a tool call of a real MCP server, and what hostile input costs.
+"""What the guard adds to a tool call of a real MCP server, and what hostile input costs it.
 
-    python tests/benchmarks/tool_call.py [--check] [--rounds N] [--plot FILE.png]
+    python tests/benchmarks/tool_call.py [--check] [--rounds N]
 
 Client and server are the MCP SDK's own, joined in memory, so no network hides the difference. The
-limits are on elapsed time, which means little while other programs keep every processor busy; the
-processor time beside it is steadier.
+limits are on elapsed time, which means little while other programs keep every processor busy.
 """
 
 import asyncio
+import json
 import logging
 import sys
 import time
+import tracemalloc
 from collections import deque
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any
 
 import common
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 
-from agent_mcp_governance import GovernancePolicy, MCPGateway
+from agent_mcp_governance import GovernancePolicy, PatternType
 
-sys.path.append(str(Path(__file__).parents[1] / "recipes"))
+sys.path += [str(Path(__file__).parents[1] / "recipes"), str(Path(__file__).parents[1])]
 
-ADDED_LIMIT, REFUSAL_LIMIT = 0.35, 0.01
+from mcp_guard import Guard, Limits, ToolRules
+from mcp_guard.mcp_sdk import govern
+from support.hostile import hostile_texts
+
+ADDED, SECONDS, MEGABYTES, GROWTH = 0.30, 0.1, 100, 2.5
 BLOCK = 20  # calls of one arm before the other has its turn
 MODES = {"auto": "newest protocol", "legacy": "protocol 2025-11-25"}
-UNGOVERNED, GOVERNED = "ungoverned", "governed"
-GATEWAY_TEXT, GUARD_TEXT = "a." * 8_192, "a." * 32_768
-
-
-class Sample(NamedTuple):
-    """Seconds of one call."""
-
-    elapsed: float
-    processor: float
+UNGOVERNED, GOVERNED, IN_THREADS = "ungoverned", "governed", "with a thread for each entry"
 
 
 class RecentAudit:
     """An audit sink that costs next to nothing: what is measured is the guard."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocking: bool = False) -> None:
+        self.blocking = blocking
         self.record = deque(maxlen=1_000).append
 
 
-def policy() -> GovernancePolicy:
-    return GovernancePolicy(
+def guard(sink: RecentAudit) -> Guard:
+    policy = GovernancePolicy(
         name="benchmark",
         allowed_tools=["add"],
-        blocked_patterns=["../"],
+        blocked_patterns=["../", "rm -rf", ("*.env", PatternType.GLOB)],
         max_tool_calls=10**9,
-        log_all_calls=False,
+    )
+    # The limiter keeps the time of each call of its window: a short window keeps about as many as
+    # sixty a minute would.
+    return Guard(
+        policy,
+        audit_sink=sink,
+        max_calls_per_window=10**6,
+        window_size=0.1,
+        budget_period=None,
+        tools={"add": ToolRules(refuse_secrets=True)},
     )
 
 
-def guard():
-    from guard import Guard
-
-    # The limiter keeps the time of each call of its window: a short window keeps about as many as
-    # the default limit of 60 does.
-    return Guard(policy(), audit_sink=RecentAudit(), max_calls_per_window=10**6, window_size=0.1)
-
-
-def server(governed: bool) -> MCPServer:
-    extensions = []
-    if governed:
-        from mcp_server import Governance
-
-        extensions.append(Governance(guard()))
-    made = MCPServer("benchmark", extensions=extensions, log_level="ERROR")
+async def server(arm: str) -> MCPServer:
+    made = MCPServer("benchmark", log_level="ERROR")
 
     @made.tool()
     def add(a: int, b: int) -> int:
         """Add two integers."""
         return a + b
 
+    if arm != UNGOVERNED:
+        govern(made, guard(RecentAudit(blocking=arm == IN_THREADS)))
     return made
 
 
-async def timed_calls(client: Client, count: int) -> list[Sample]:
+async def timed_calls(client: Client, count: int) -> list[float]:
     taken = []
     for number in range(count):
-        start, processor = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
         result = await client.call_tool("add", {"a": number, "b": 1})
-        taken.append(Sample(time.perf_counter() - start, time.process_time() - processor))
+        taken.append(time.perf_counter() - start)
         if result.is_error or result.structured_content != {"result": number + 1}:
             sys.exit(f"the call failed: {result}")
     return taken
 
 
-async def measure_calls(mode: str, rounds: int) -> dict[str, list[Sample]]:
-    """Return what each call of each arm took."""
-    samples: dict[str, list[Sample]] = {UNGOVERNED: [], GOVERNED: []}
+async def measure_calls(mode: str, rounds: int) -> dict[str, float]:
+    """Return the median seconds of a call of each arm."""
+    samples: dict[str, list[float]] = {UNGOVERNED: [], GOVERNED: [], IN_THREADS: []}
     async with AsyncExitStack() as stack:
         clients = {
-            arm: await stack.enter_async_context(Client(server(arm == GOVERNED), mode=mode))
+            arm: await stack.enter_async_context(Client(await server(arm), mode=mode))
             for arm in samples
         }
         for client in clients.values():
             await timed_calls(client, BLOCK)
         for arm in common.turns(list(clients), rounds):
             samples[arm] += await timed_calls(clients[arm], BLOCK)
-    return samples
-
-
-def measure_refusals(rounds: int) -> dict[str, float]:
-    """Return the median seconds that each takes for its hostile text."""
-    guarded, gateway = guard(), MCPGateway(policy())
-
-    def refuse() -> None:
-        if guarded.check_call("local", "add", {"text": GUARD_TEXT}).allowed:
-            sys.exit("the guard let the hostile text pass")
-
-    arms = {
-        "bare gateway": lambda: gateway.intercept_tool_call("local", "add", {"text": GATEWAY_TEXT}),
-        "guard": refuse,
-    }
-    samples: dict[str, list[float]] = {arm: [] for arm in arms}
-    for arm in common.turns(list(arms), rounds):
-        start = time.perf_counter()
-        arms[arm]()
-        samples[arm].append(time.perf_counter() - start)
     return {arm: median(taken) for arm, taken in samples.items()}
 
 
-def medians(samples: dict[str, list[Sample]]) -> dict[str, Sample]:
-    return {
-        arm: Sample(median(s.elapsed for s in taken), median(s.processor for s in taken))
-        for arm, taken in samples.items()
+def floor(rounds: int) -> float:
+    """Return the median seconds of what no guard can do without: copies of what it checks."""
+    params, result = {"a": 1, "b": 1}, {"content": [{"type": "text", "text": "2"}]}
+    taken = []
+    for _ in range(rounds * BLOCK):
+        start = time.perf_counter()
+        json.loads(json.dumps(params))
+        json.loads(json.dumps(result))
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+def nested(text: str, levels: int) -> str:
+    """Return *text* as JSON inside JSON strings, as many levels as it has room for."""
+    for _ in range(levels):
+        text = json.dumps([text])
+    return text
+
+
+def hostile(size: int) -> dict[str, Any]:
+    """Return values of about *size* characters that cost the guard more than prose does."""
+    values = {name: (text * (size // len(text) + 1))[:size] for name, text in hostile_texts()}
+    values["U+FDFA"] = "\ufdfa" * size
+    values["combining marks"] = "a" + "\u0301\u0323" * (size // 2)
+    values["marks in short runs"] = ("a" + "\u0301\u0323" * 50) * (size // 101)
+    values["halfwidth sound marks"] = "\uff9e\u0301" * (size // 2)
+    values["open brackets"] = "[" * size
+    values["items in a string"] = f"[{'1,' * (size // 4)}1]"
+    values["lists in a string"] = f"[{'[],' * (size // 6)}1]"
+    values["JSON in JSON"] = nested("x" * (size // 2), 12)
+    values["escapes"] = '"' + "\\u0041" * (size // 6) + '"'
+    values["a long number"] = f"[{'9' * size}]"
+    values["items"] = list(range(size // 4))
+    values["dicts"] = [{"a": n} for n in range(size // 8)]
+    values["keys"] = {f"{n:x}": n for n in range(size // 12)}
+    values["a long key over many items"] = {"k" * (size // 2): [1] * (size // 4)}
+    values["long keys in long keys"] = {"k" * (size // 4): {"k" * (size // 4): [1] * (size // 8)}}
+    return values
+
+
+def cost(check: Callable[[Any], object], value: Any) -> tuple[float, float]:
+    """Return the least seconds of three checks, and the megabytes that one needs at most."""
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        check(value)
+        taken.append(time.perf_counter() - start)
+    tracemalloc.start()
+    check(value)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return min(taken), peak / 1e6
+
+
+def measure_hostile() -> list[tuple[str, float, float, float]]:
+    """Return each check's name, seconds and megabytes near the cap, and growth when doubled."""
+    guarded, limits = guard(RecentAudit()), Limits()
+    checks = {
+        "call": (lambda value: guarded.check_call("c", "add", {"x": value}), 95_000),
+        "response": (lambda value: guarded.check_response("c", "add", value), 240_000),
     }
-
-
-def call_row(mode: str, arms: dict[str, Sample]) -> list[str]:
-    plain, governed = arms[UNGOVERNED], arms[GOVERNED]
-    return [
-        MODES[mode],
-        f"{plain.elapsed * 1e6:.0f}",
-        f"{governed.elapsed * 1e6:.0f}",
-        f"{governed.elapsed / plain.elapsed:.2f}",
-        f"{plain.processor * 1e6:.0f}",
-        f"{governed.processor * 1e6:.0f}",
-        f"{governed.processor / plain.processor:.2f}",
-    ]
-
-
-def refusal_row(arm: str, text: str, refusals: dict[str, float]) -> list[str]:
-    ratio = refusals[arm] / refusals["bare gateway"]
-    return [arm, f"{len(text) // 1024}", f"{refusals[arm] * 1000:.2f}", f"{ratio:.5f}"]
-
-
-def plot(file, calls: dict[str, dict[str, Sample]], refusals: dict[str, float]) -> None:
-    with common.figure(file, "What governing a tool call costs", 2) as (call_axes, refusal_axes):
-        for number, arm in enumerate((UNGOVERNED, GOVERNED)):
-            places = [place + 0.4 * number for place in range(len(calls))]
-            heights = [arms[arm].elapsed * 1e6 for arms in calls.values()]
-            call_axes.bar(places, heights, width=0.38, label=arm)
-        call_axes.set_xticks([0.2, 1.2], [MODES[mode] for mode in calls])
-        call_axes.set_ylabel("us per tool call, median")
-        call_axes.legend(loc="upper left")
-        refusal_axes.bar(
-            ["gateway, 16 kB", "guard, 64 kB"], [taken * 1000 for taken in refusals.values()]
-        )
-        refusal_axes.set_yscale("log")
-        refusal_axes.set_ylabel("ms to decide on hostile text")
+    rows = []
+    for direction, (check, size) in checks.items():
+        halves = hostile(size // 2)
+        for name, value in hostile(size).items():
+            seconds, megabytes = cost(check, value)
+            half, _ = cost(check, halves[name])
+            # Under a millisecond, what does not grow with the text counts most.
+            rows.append((f"{direction}: {name}", seconds, megabytes, seconds / max(half, 0.001)))
+    assert limits.max_params_chars > 95_000 and limits.max_response_chars > 240_000
+    return sorted(rows, key=lambda row: -row[1])
 
 
 def main() -> None:
@@ -172,35 +181,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100, help=f"blocks of {BLOCK} calls per arm")
     parser.add_argument("--check", action="store_true", help="fail if a limit is broken")
     chosen = parser.parse_args()
-    logging.getLogger("agent_os").setLevel(logging.CRITICAL)
-    logging.getLogger("guard").setLevel(logging.CRITICAL)
+    for name in ("agent_os", "mcp_guard"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     common.print_machine("agent-mcp-governance", "agent-os-kernel", "mcp")
 
-    calls = {mode: medians(asyncio.run(measure_calls(mode, chosen.rounds))) for mode in MODES}
+    calls = {mode: asyncio.run(measure_calls(mode, chosen.rounds)) for mode in MODES}
+    least = floor(chosen.rounds)
     common.print_table(
-        f"One tool call, medians of {chosen.rounds * BLOCK} for each arm",
-        ["", "ungoverned us", "governed us", "ratio", "processor us", "processor us", "ratio"],
-        [call_row(mode, arms) for mode, arms in calls.items()],
-    )
-    refusals = measure_refusals(rounds=5)
-    common.print_table(
-        "'a.' repeated, medians of 5",
-        ["", "kB", "ms", "ratio"],
+        f"One tool call in microseconds, medians of {chosen.rounds * BLOCK} for each arm",
+        ["", UNGOVERNED, GOVERNED, IN_THREADS, "adds", "two JSON round trips"],
         [
-            refusal_row("bare gateway", GATEWAY_TEXT, refusals),
-            refusal_row("guard", GUARD_TEXT, refusals),
+            [
+                MODES[mode],
+                *(f"{arms[arm] * 1e6:.0f}" for arm in arms),
+                f"{arms[GOVERNED] / arms[UNGOVERNED] - 1:.2f}",
+                f"{least * 1e6:.0f}",
+            ]
+            for mode, arms in calls.items()
         ],
     )
-    if chosen.plot:
-        plot(chosen.plot, calls, refusals)
-    added = [
-        (f"added to a call, {MODES[mode]}", arms[GOVERNED].elapsed / arms[UNGOVERNED].elapsed - 1)
-        for mode, arms in calls.items()
-    ]
+    rows = measure_hostile()
+    common.print_table(
+        "Hostile input at the caps: the twenty slowest",
+        ["", "ms", "MB", "doubled"],
+        [[name, f"{s * 1e3:.1f}", f"{mb:.1f}", f"{g:.1f}"] for name, s, mb, g in rows[:20]],
+    )
     kept = common.verdict(
         [
-            *((name, share, ADDED_LIMIT) for name, share in added),
-            ("time to refuse", refusals["guard"] / refusals["bare gateway"], REFUSAL_LIMIT),
+            *(
+                (f"added to a call, {MODES[mode]}", arms[GOVERNED] / arms[UNGOVERNED] - 1, ADDED)
+                for mode, arms in calls.items()
+            ),
+            ("seconds of a hostile check", max(row[1] for row in rows), SECONDS),
+            ("megabytes of a hostile check", max(row[2] for row in rows), MEGABYTES),
+            ("growth when doubled", max(row[3] for row in rows), GROWTH),
         ]
     )
     common.leave(kept, chosen.check)
