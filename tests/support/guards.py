@@ -1,0 +1,48 @@
+"""A guard with everything set that a test does not care about, and its audit log."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from mcp_guard import Guard
+
+from agent_mcp_governance import GovernancePolicy
+
+T = TypeVar("T")
+
+_POLICY = {field.name for field in dataclasses.fields(GovernancePolicy)}
+
+
+class Entries(list[dict[str, Any]]):
+    """An audit sink that never waits: the list of its entries."""
+
+    blocking = False
+
+    def record(self, entry: dict[str, Any]) -> None:
+        self.append(entry)
+
+
+def make_guard(**options: Any) -> tuple[Guard, Any]:
+    """Return a guard, and its sink: ``Entries`` unless *options* has another ``audit_sink``.
+
+    *options* are those of the guard and of its policy, by name. Unless they say otherwise, the
+    tools "search" and "refund" are allowed, and a caller may call them 10,000 times.
+    """
+    policy = {"name": "desk", "allowed_tools": ["search", "refund"], "max_tool_calls": 10_000}
+    policy |= {name: options.pop(name) for name in _POLICY & options.keys()}
+    options.setdefault("audit_sink", Entries())
+    if "limiter" not in options:
+        options = {"max_calls_per_window": 10_000, "window_size": 60.0, **options}
+    if "budget" not in options:
+        options.setdefault("budget_period", None)
+    return Guard(GovernancePolicy(**policy), **options), options["audit_sink"]
+
+
+def run(awaitable: Awaitable[T]) -> T:
+    """Return what *awaitable* returns, in an event loop of its own."""
+
+    async def main() -> T:
+        return await awaitable
+
+    return asyncio.run(main())
