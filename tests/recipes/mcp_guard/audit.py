@@ -3,23 +3,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
 import logging
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from agent_mcp_governance import MCPAuditSink, MCPMetricsRecorder
 
 from .decisions import Decision
-from .flow import Lock, Part, Pool, Step, keep
+from .flow import Lock, Part, Pool, Step
 from .secrets import redact, redact_tree
 
 logger = logging.getLogger("mcp_guard")
@@ -150,56 +149,13 @@ class Trail:
         return entry
 
     def step(self, entry: dict[str, Any]) -> Step:
-        """Return the step that writes *entry*. Its result is whether the sink took it."""
-        return Step(lambda: self._write(entry), self._record.pool, shielded=True)
+        """Return the step that writes *entry*."""
+        return self._record(entry)._replace(failed=partial(self._failed, entry))
 
-    def write_now(self, entry: dict[str, Any]) -> None:
-        """Write *entry* of a check that was interrupted, without waiting.
-
-        In an event loop, which must not stand still, a sink that blocks writes in a thread, and an
-        async one in a task that is not cancelled with the check's.
-        """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        if loop and self._record.pool:
-            with suppress(RuntimeError):  # no thread is free
-                self._record.pool.submit(lambda: self._write(entry))
-                return
-        result = self._write(entry)
-        if inspect.iscoroutine(result):
-            if loop:
-                keep(loop.create_task(result))
-            else:
-                result.close()
-                self.failed(entry, RuntimeError())
-
-    def _write(self, entry: dict[str, Any]) -> bool | Awaitable[bool]:
-        with self._counting(entry):
-            result = self._record(entry).call()
-            return self._finish(result, entry) if inspect.isawaitable(result) else True
-        return False
-
-    async def _finish(self, result: Awaitable[Any], entry: dict[str, Any]) -> bool:
-        with self._counting(entry):
-            await result
-            return True
-        return False
-
-    @contextmanager
-    def _counting(self, entry: dict[str, Any]) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self.failed(entry, error)
-            if not isinstance(error, (Exception, asyncio.CancelledError)):
-                raise
-
-    def failed(self, entry: dict[str, Any], error: BaseException) -> None:
+    def _failed(self, entry: dict[str, Any], error: BaseException) -> None:
         """Keep *entry*, which the sink did not take."""
         logger.error("the audit sink failed: %s", type(error).__name__)
-        with self._lock:
+        with suppress(TimeoutError), self._lock:
             self.unrecorded.append(entry)
             self.failures += 1
 

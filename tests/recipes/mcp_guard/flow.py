@@ -12,8 +12,9 @@ import contextvars
 import inspect
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,12 +26,12 @@ LOCK_TIMEOUT = 1.0  # seconds; no lock of ours is held for longer than a few loo
 class Step(NamedTuple):
     """One thing that may wait: *call* it, in a thread of *pool* or here; await what it returns.
 
-    If the check is cancelled meanwhile, what is awaited is too, unless it is *shielded*.
+    If the check is cancelled meanwhile, what is awaited is too, unless *failed* is to hear of it.
     """
 
     call: Callable[[], Any]
     pool: Pool | None
-    shielded: bool = False
+    failed: Callable[[BaseException], None] | None = None
 
 
 Steps = Generator[Step, Any, T]
@@ -116,7 +117,7 @@ def drive(steps: Steps[T]) -> T:
         step = next(steps)
         while True:
             try:
-                result = _attempt(partial(_sync, step.call))
+                result = _sync(step)
             except BaseException as error:  # noqa: BLE001, PERF203 - the steps raise it again
                 step = steps.throw(error)
             else:
@@ -140,59 +141,92 @@ async def adrive(steps: Steps[T]) -> T:
         return done.value  # type: ignore[no-any-return]
 
 
-def _attempt(call: Callable[[], Any]) -> Any:
+def start(step: Step) -> None:
+    """Run *step* and wait for nothing that it returns: that goes on in the event loop, if any.
+
+    Raises:
+        PartError: It failed already, or there is no loop in which it could go on.
+    """
     try:
-        return call()
+        asyncio.get_running_loop()
+    except RuntimeError:
+        _sync(step)
+    else:
+        _begin(step)
+
+
+@contextmanager
+def _failing(failed: Callable[[BaseException], None] | None) -> Iterator[None]:
+    """Raise PartError instead of what a part raises, once *failed* has heard of it."""
+    try:
+        yield
     except PartError:
         raise
-    # It is not us who are cancelled here, but what the part waited for.
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
-        raise PartError(error) from None
+    except BaseException as error:
+        if failed:
+            failed(error)
+        # It is not us who are cancelled here, but what the part waited for.
+        if isinstance(error, (Exception, asyncio.CancelledError)):
+            raise PartError(error) from None
+        raise
 
 
-def _sync(call: Callable[[], Any]) -> Any:
-    result = call()
-    if inspect.iscoroutine(result):
-        result.close()  # else Python warns that it was never awaited
-    if inspect.isawaitable(result):
-        raise TypeError("an async part in the sync form")
-    return result
+def _call(step: Step) -> Any:
+    with _failing(step.failed):
+        return step.call()
+
+
+def _sync(step: Step) -> Any:
+    with _failing(step.failed):
+        result = step.call()
+        if inspect.iscoroutine(result):
+            result.close()  # else Python warns that it was never awaited
+        if inspect.isawaitable(result):
+            raise TypeError("an async part in the sync form")
+        return result
 
 
 async def _async(step: Step) -> Any:
-    if step.pool is None:
-        result = _attempt(step.call)
-    else:
-        future = _attempt(partial(step.pool.submit, partial(_attempt, step.call)))
-        # The thread goes on if we are cancelled: what it has begun cannot be taken back.
-        result = await _wait(asyncio.wrap_future(future), shielded=True)
-    if not inspect.isawaitable(result):
+    result = _begin(step)
+    if not asyncio.isfuture(result):
         return result
-    task = _attempt(partial(asyncio.ensure_future, result))
-    return await _wait(task, shielded=step.shielded)
-
-
-async def _wait(task: asyncio.Future[Any], *, shielded: bool) -> Any:
-    keep(task)
     try:
-        await asyncio.wait({task})  # unlike await, it tells our being cancelled from the task's
+        await asyncio.wait({result})  # unlike await, it tells our being cancelled from the part's
     except BaseException:
-        if not shielded:
-            task.cancel()
+        if not step.failed:
+            with suppress(RuntimeError):  # the loop is closed
+                result.cancel()
         raise
-    return _attempt(task.result)
+    with _failing(None):
+        return result.result()
 
 
-_kept: set[asyncio.Future[Any]] = set()
+_kept: set[asyncio.Future[Any]] = set()  # though nobody may await them: an event loop forgets
 
 
-def keep(task: asyncio.Future[Any]) -> None:
-    """Keep *task* until it is done, though nobody may await it: an event loop forgets it."""
-    _kept.add(task)
-    task.add_done_callback(_forget)
+def _begin(step: Step) -> Any:
+    """Run *step* in this event loop; return its result, or the future that will have it."""
+    with _failing(step.failed):
+        if step.pool is None:
+            result = step.call()
+            if not inspect.isawaitable(result):
+                return result
+        else:
+            result = _finish(step.pool.submit(partial(_call, step)))
+        future = asyncio.ensure_future(result)
+    _kept.add(future)
+    future.add_done_callback(partial(_end, step.failed))
+    return future
 
 
-def _forget(task: asyncio.Future[Any]) -> None:
-    _kept.discard(task)
-    if not task.cancelled():
-        task.exception()  # else asyncio logs its text, which can hold a secret
+async def _finish(thread: Future[Any]) -> Any:
+    result = await asyncio.wrap_future(thread)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _end(failed: Callable[[BaseException], None] | None, future: asyncio.Future[Any]) -> None:
+    _kept.discard(future)
+    # Ask for the exception in any case, else asyncio logs its text, which can hold a secret.
+    error = asyncio.CancelledError() if future.cancelled() else future.exception()
+    if failed and error and not isinstance(error, PartError):
+        failed(error)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import EllipsisType
 from typing import Any
 
@@ -19,7 +20,7 @@ from agent_mcp_governance import (
 from .audit import Check, Meter, Trail
 from .checks import Checks, Refused, Validate
 from .decisions import Approver, Decision, Detector, Limits, RateLimiter
-from .flow import Part, PartError, Pool, Steps, adrive, drive
+from .flow import Part, PartError, Pool, Steps, adrive, drive, start
 from .options import ToolRules, check_options, rules_by_tool
 from .patterns import Patterns
 from .secrets import redact
@@ -224,19 +225,18 @@ class Guard:
         try:
             decision = yield from self._decided(check, *args)
             decision, entry = self.audit.entry(check, decision)
-            try:
-                taken = yield self.audit.step(entry)
-            except PartError as error:  # no thread was free, or the sink is async and the form not
-                self.audit.failed(entry, error)
-                taken = False
+            yield self.audit.step(entry)
+        except PartError:  # the sink, for others' failures are decided above
+            if decision.allowed:
+                reason = "It could not be written to the audit log."
+                decision = Decision(False, "audit", reason)
         except BaseException:
             if entry is None:  # nothing can be waited for any more
                 decision = Decision(False, "cancelled", "The check was interrupted.")
-                self.audit.write_now(self.audit.entry(check, decision)[1])
+                with suppress(PartError):
+                    start(self.audit.step(self.audit.entry(check, decision)[1]))
                 self.metrics.count(check, decision)
             raise
-        if decision.allowed and taken is not True:
-            decision = Decision(False, "audit", "It could not be written to the audit log.")
         self.metrics.count(check, decision)
         return decision
 
