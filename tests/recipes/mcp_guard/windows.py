@@ -59,8 +59,8 @@ class Window:
         key = hashlib.sha256(caller.encode()).hexdigest()
         with self._lock:
             self._now = self._clock()
-            for idle in _over(self._last_calls, key, self._now - self._size, self._max_callers):
-                self._limiter.reset(idle)
+            over = self._now - self._size
+            _forget(self._last_calls, key, over, self._max_callers, self._limiter.reset)
             granted = self._limiter.try_acquire(key)
             if granted:
                 self._last_calls[key] = self._now
@@ -95,8 +95,10 @@ class Budget:
         """
         with self._lock:
             now = self._clock()
-            for idle in _over(self._starts, caller, now - self._period, self._max_callers):
-                del self._spent[idle]
+            over = now - self._period
+            _forget(
+                self._starts, caller, over, self._max_callers, lambda name: self._spent.pop(name, 0)
+            )
             self._starts.setdefault(caller, now)
             spent = self._spent.get(caller, 0)
             self._spent[caller] = min(spent + 1, self._max_calls)
@@ -118,14 +120,20 @@ class _Buckets:
             del self._buckets[agent_id]
 
 
-def _over(times: OrderedDict[str, float], caller: str, over: float, max_callers: int) -> list[str]:
-    """Take out *caller* and the two oldest of *times* if they are over; see that *caller* fits in.
+def _forget(
+    times: OrderedDict[str, float],
+    caller: str,
+    over: float,
+    max_callers: int,
+    forget: Callable[[str], object],
+) -> None:
+    """Forget *caller* and the two oldest of *times* if they are over; see that *caller* fits in.
 
     Two, so that no call pays for all that left before it, and the table still shrinks.
     """
-    gone = [name for name in {*islice(times, 2), caller} if times.get(name, inf) <= over]
-    for name in gone:
-        del times[name]
+    for name in {*islice(times, 2), caller}:
+        if times.get(name, inf) <= over:
+            forget(name)
+            del times[name]
     if caller not in times and len(times) >= max_callers:
         raise TooManyCallersError(f"{max_callers} callers are counted (Limits.max_callers)")
-    return gone
