@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,15 +60,17 @@ def require(name: str, value: object, kind: type) -> None:
 
 def require_callable(name: str, value: object, method: str = "") -> None:
     """Raise ValueError unless *value* of the option *name*, or its *method*, can be called."""
-    if not callable(getattr(value, method, None) if method else value):
-        wanted = f"have a method {method}()" if method else "be callable"
-        raise ValueError(f"{name} must {wanted}, which {value!r:.80} does not")
+    if not callable(getattr(value, method, None) if method else value) or (
+        method and isinstance(value, type)
+    ):
+        wanted = f"an object with a method {method}()" if method else "callable"
+        raise ValueError(f"{name} must be {wanted}, not {value!r:.80}")
 
 
 def require_number(name: str, value: object, *, whole: bool = False) -> None:
     """Raise ValueError unless *value* of the option *name* is a positive number."""
     kinds = (int,) if whole else (int, float)
-    if type(value) not in kinds or not 0 < value < math.inf:  # type: ignore[operator]
+    if type(value) not in kinds or not 0 < value <= 1e15:  # type: ignore[operator]
         kind = "integer" if whole else "number"
         raise ValueError(f"{name} must be a positive {kind}, not {value!r:.80}")
 
