@@ -43,7 +43,7 @@ class JsonLinesAuditSink:
         Raises:
             OSError: The file cannot be opened.
         """
-        self._path = Path(path)
+        self._path = Path(path).absolute()
         self._lock = Lock()
         self._open()
 
@@ -64,14 +64,14 @@ class JsonLinesAuditSink:
         line = json.dumps(entry).encode() + b"\n"
         with self._lock:
             if not self._is_current():
-                os.close(self._file)
+                moved = self._file
                 self._open()
-            torn, self._torn = self._torn, True
-            line = b"\n" + line if torn else line
+                os.close(moved)
+            line = b"\n" * self._torn + line
             # One write, so that the lines of several threads and processes never mix.
-            if os.write(self._file, line) != len(line):
+            self._torn = os.write(self._file, line) != len(line)
+            if self._torn:
                 raise OSError("the audit entry was cut short")
-            self._torn = False
 
     def _is_current(self) -> bool:
         try:
@@ -81,8 +81,10 @@ class JsonLinesAuditSink:
         return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Close the file. What is recorded later is refused."""
+        with self._lock:
+            os.close(self._file)
+            self._file = -1  # the number may soon be another file's
 
 
 @dataclass
@@ -142,10 +144,11 @@ class Trail:
             "approval_status": check.approval,
             "would_refuse": [redact(refusal) for refusal in check.would_refuse],
         }
-        text = json.dumps(entry["parameters"])
-        while (over := len(json.dumps(entry)) - self._max_chars) > 0 and text:
-            text = text[: max(0, len(text) - over - 50)]  # it is escaped once more
-            entry["parameters"] = {"cut_short": text}
+        for name in ("parameters", "findings", "would_refuse", "detail", "reason"):
+            text = json.dumps(entry[name])
+            while (over := len(json.dumps(entry)) - self._max_chars) > 0 and text:
+                text = text[: max(0, len(text) - over - 50)]  # it is escaped once more
+                entry[name] = {"cut_short": text}
         return entry
 
     def step(self, entry: dict[str, Any]) -> Step:

@@ -34,7 +34,7 @@ class Refused(Exception):  # noqa: N818 - no error, and it never leaves the guar
     def __init__(self, stage: Stage, reason: str, detail: str = "") -> None:
         """Keep *stage*, *reason* and *detail*."""
         super().__init__(reason)
-        self.stage, self.reason, self.detail = stage, reason, detail
+        self.stage, self.reason, self.detail = stage, reason[:1_000], detail[:1_000]
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,12 @@ class Checks:
         cap = rules.max_response_chars or self.limits.max_response_chars
         try:
             shown = plain_copy(content, cap, self.limits)
-            if any(
-                self.redact(text) != text
-                for text, _ in texts(shown, self.limits, escaped_only=True)
-            ):
-                shown = redact_tree(shown, self.redact)
-                check.findings.append("secret")
+            found = list(texts(shown, self.limits, escaped_only=True))
         except ValueError as error:
             raise Refused("response", f"The response is refused: {error}.") from None
+        if any(self.redact(text) != text for text, _ in found):
+            shown = redact_tree(shown, self.redact)
+            check.findings.append("secret")
         yield from self._detect(check, rules, str(tool), shown)
         return Decision(True, "allowed", "Returned.", content=shown)
 
@@ -115,9 +113,10 @@ class Checks:
 
     def _refuse(self, check: Check, stage: Stage, reason: str, detail: str = "") -> None:
         """Raise the refusal, or note it if the guard only observes."""
+        refusal = Refused(stage, reason, detail)
         if not self.observe or stage not in _POLICY:
-            raise Refused(stage, reason, detail)
-        check.would_refuse.append(f"{stage}: {detail or reason}")
+            raise refusal
+        check.would_refuse.append(f"{stage}: {refusal.detail or reason}")
 
     def _identify(self, check: Check, caller: object) -> str:
         if type(caller) is not str or not 0 < len(caller) <= 1_024 or _CONTROL.search(caller):

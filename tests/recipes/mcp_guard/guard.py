@@ -245,7 +245,7 @@ class Guard:
         try:
             return (yield from steps(check, *args))
         except Refused as refusal:
-            check.detail = refusal.detail[:1_000]
+            check.detail = refusal.detail
             return Decision(False, refusal.stage, refusal.reason)
         except Exception as error:  # noqa: BLE001 - a guard that breaks has to refuse
             # The text of an exception can hold a secret: only its type is said.
