@@ -91,12 +91,11 @@ class Checks:
             raise Refused("response", f"The response is refused: {over}.", f"{size} of them")
         cap = rules.max_response_chars or self.limits.max_response_chars
         try:
-            shown = plain_copy(content, cap, self.limits)
-            found = list(texts(shown, self.limits, escaped_only=True))
+            copied = plain_copy(content, cap, self.limits)
         except ValueError as error:
             raise Refused("response", f"The response is refused: {error}.") from None
-        if any(self.redact(text) != text for text, _ in found):
-            shown = redact_tree(shown, self.redact)
+        shown = redact_tree(copied, self.redact)
+        if shown != copied:
             check.findings.append("secret")
         yield from self._detect(check, rules, str(tool), shown)
         return Decision(True, "allowed", "Returned.", content=shown)

@@ -73,14 +73,12 @@ def _refuse(value: object) -> NoReturn:
     raise ValueError(f"no plain JSON, for a {type(value).__name__} in it")
 
 
-def texts(value: Any, limits: Limits, *, escaped_only: bool = False) -> Iterator[tuple[str, Link]]:
+def texts(value: Any, limits: Limits) -> Iterator[tuple[str, Link]]:
     """Yield every key and leaf of *value* as text, those of JSON inside strings too.
 
     Args:
         value: A plain copy.
         limits: Its max_depth and max_items hold for what is opened as well.
-        escaped_only: Whether JSON inside a string is opened only if it has an escape: without one
-            it shows each of its texts as it stands.
 
     Yields:
         The text as JSON has it, a string without its quotes, and where it stands.
@@ -102,7 +100,7 @@ def texts(value: Any, limits: Limits, *, escaped_only: bool = False) -> Iterator
             todo += [(item, (link, place), depth + 1) for place, item in enumerate(node)]
         elif type(node) is str:
             yield node, link
-            if (not escaped_only or "\\" in node) and (inner := opened(node)) is not NOTHING:
+            if (inner := opened(node)) is not NOTHING:
                 todo.append((inner, (link, JSON), depth + 1))
         else:
             yield str(node) if type(node) is int else json.dumps(node), link
