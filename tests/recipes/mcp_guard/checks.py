@@ -63,7 +63,7 @@ class Checks:
         validate: Validate | None,
     ) -> Steps[Decision]:
         """Yield the steps of a call; return the decision, or raise what refuses it."""
-        name = self._identify(check, caller)
+        name = self._identify(check, caller, tool)
         yield from self._take(check, "rate_limit", "Too many calls", self.limiter, name)
         rules, patterns = self._look_up(check, tool)
         copied = self._copy(params, extra or {}, rules)
@@ -84,7 +84,7 @@ class Checks:
         self, check: Check, caller: object, tool: object, content: object, blobs: Iterable[str]
     ) -> Steps[Decision]:
         """Yield the steps of a response; return the decision, or raise what refuses it."""
-        self._identify(check, caller)
+        self._identify(check, caller, tool)
         rules, _ = self._look_up(check, tool)
         if (size := sum(map(len, blobs))) > self.limits.max_blob_chars:
             over = f"over {self.limits.max_blob_chars} characters of images, audio and files"
@@ -117,7 +117,9 @@ class Checks:
             raise refusal
         check.would_refuse.append(f"{stage}: {refusal.detail or reason}")
 
-    def _identify(self, check: Check, caller: object) -> str:
+    def _identify(self, check: Check, caller: object, tool: object) -> str:
+        name = tool if type(tool) is str else ""
+        check.tool = (name if name.isprintable() else ascii(name))[:128]
         if type(caller) is not str or not 0 < len(caller) <= 1_024 or _CONTROL.search(caller):
             raise Refused("caller", "The caller is not known.", f"a {type(caller).__name__}")
         check.caller = caller
@@ -136,11 +138,9 @@ class Checks:
                 self._refuse(check, stage, f"{reason}{allowed}: try again later.")
 
     def _look_up(self, check: Check, tool: object) -> tuple[ToolRules, Patterns]:
-        name = tool if type(tool) is str else ""
-        check.tool = (name if name.isprintable() else ascii(name))[:128]
         if why := self.denied(check.caller or "", tool):
             self._refuse(check, "allow_list", "This tool is not allowed.", why)
-        return self.rules.get(name, self.other)
+        return self.rules.get(str(tool), self.other)
 
     def _copy(self, params: object, extra: Mapping[str, Any], rules: ToolRules) -> dict[str, Any]:
         cap = rules.max_params_chars or self.limits.max_params_chars

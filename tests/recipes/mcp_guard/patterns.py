@@ -30,7 +30,7 @@ class Patterns:
             ValueError: A pattern is none, is empty, or does not compile.
         """
         GovernancePolicy(blocked_patterns=list(blocked))  # says what is wrong with one
-        if any(pattern in ("", ("", PatternType.REGEX)) for pattern in blocked):
+        if any(pattern in ("", *(("", kind) for kind in PatternType)) for pattern in blocked):
             raise ValueError("an empty blocked pattern matches every call")
         plain = [pattern for pattern in blocked if _kind(pattern) is PatternType.SUBSTRING]
         self._substrings = GovernancePolicy(blocked_patterns=plain)
