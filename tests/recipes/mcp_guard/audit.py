@@ -145,10 +145,10 @@ class Trail:
             "would_refuse": [redact(refusal) for refusal in check.would_refuse],
         }
         for name in ("parameters", "findings", "would_refuse", "detail", "reason"):
-            text = json.dumps(entry[name])
-            while (over := len(json.dumps(entry)) - self._max_chars) > 0 and text:
-                text = text[: max(0, len(text) - over - 50)]  # it is escaped once more
-                entry[name] = {"cut_short": text}
+            text = json.dumps(entry[name])[: self._max_chars]
+            while text and len(json.dumps(entry)) > self._max_chars:
+                entry[name] = {"cut_short": text}  # which escapes it once more
+                text = text[: len(text) * 7 // 8]
         return entry
 
     def step(self, entry: dict[str, Any]) -> Step:
