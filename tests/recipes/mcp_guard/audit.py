@@ -153,10 +153,10 @@ class Trail:
 
     def step(self, entry: dict[str, Any]) -> Step:
         """Return the step that writes *entry*."""
-        return self._record(entry)._replace(failed=partial(self._failed, entry))
+        return self._record(entry)._replace(failed=partial(self.failed, entry))
 
-    def _failed(self, entry: dict[str, Any], error: BaseException) -> None:
-        """Keep *entry*, which the sink did not take."""
+    def failed(self, entry: dict[str, Any], error: BaseException) -> None:
+        """Keep *entry*, which the sink did not take, as far as is known."""
         logger.error("the audit sink failed: %s", type(error).__name__)
         with suppress(TimeoutError), self._lock:
             self.unrecorded.append(entry)

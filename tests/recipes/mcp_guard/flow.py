@@ -113,17 +113,23 @@ class Part:
 
 def drive(steps: Steps[T]) -> T:
     """Run *steps* in this thread; return what they return, and raise what they raise."""
+
+    def after(step: Step) -> Step:
+        try:
+            result = _sync(step)
+        except BaseException as error:  # noqa: BLE001 - the steps raise it again
+            return steps.throw(error)
+        return steps.send(result)
+
     try:
         step = next(steps)
         while True:
-            try:
-                result = _sync(step)
-            except BaseException as error:  # noqa: BLE001, PERF203 - the steps raise it again
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
+            step = after(step)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
+    except BaseException as error:
+        steps.throw(error)  # they raised it, or it came between two of them
+        raise
 
 
 async def adrive(steps: Steps[T]) -> T:
@@ -162,13 +168,11 @@ def _failing(failed: Callable[[BaseException], None] | None) -> Iterator[None]:
         yield
     except PartError:
         raise
-    except BaseException as error:
+    # It is not us who are cancelled here, but what the part waited for.
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
         if failed:
             failed(error)
-        # It is not us who are cancelled here, but what the part waited for.
-        if isinstance(error, (Exception, asyncio.CancelledError)):
-            raise PartError(error) from None
-        raise
+        raise PartError(error) from None
 
 
 def _call(step: Step) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import EllipsisType
@@ -230,12 +231,14 @@ class Guard:
             if decision.allowed:
                 reason = "It could not be written to the audit log."
                 decision = Decision(False, "audit", reason)
-        except BaseException:
+        except BaseException as error:
             if entry is None:  # nothing can be waited for any more
                 decision = Decision(False, "cancelled", "The check was interrupted.")
                 with suppress(PartError):
                     start(self.audit.step(self.audit.entry(check, decision)[1]))
                 self.metrics.count(check, decision)
+            elif not isinstance(error, (CancelledError, GeneratorExit)):  # or the sink goes on
+                self.audit.failed(entry, error)
             raise
         self.metrics.count(check, decision)
         return decision
