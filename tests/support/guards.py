@@ -5,11 +5,14 @@ import dataclasses
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from mcp_guard import Guard
+import pytest
+from mcp_guard import Decision, Guard
 
 from agent_mcp_governance import GovernancePolicy
 
 T = TypeVar("T")
+
+SECRET = "ghp_" + "aB3dE5gH" * 5  # invented, in the form of a token of GitHub's
 
 _POLICY = {field.name for field in dataclasses.fields(GovernancePolicy)}
 
@@ -18,9 +21,7 @@ class Entries(list[dict[str, Any]]):
     """An audit sink that never waits: the list of its entries."""
 
     blocking = False
-
-    def record(self, entry: dict[str, Any]) -> None:
-        self.append(entry)
+    record = list.append
 
 
 def make_guard(**options: Any) -> tuple[Guard, Any]:
@@ -46,3 +47,25 @@ def run(awaitable: Awaitable[T]) -> T:
         return await awaitable
 
     return asyncio.run(main())
+
+
+class Sync:
+    """The guard's sync form."""
+
+    call = staticmethod(Guard.check_call)
+    response = staticmethod(Guard.check_response)
+
+
+class Async:
+    """The guard's async form, in an event loop of its own for each check."""
+
+    @staticmethod
+    def call(guard: Guard, *args: Any, **options: Any) -> Decision:
+        return run(guard.acheck_call(*args, **options))
+
+    @staticmethod
+    def response(guard: Guard, *args: Any, **options: Any) -> Decision:
+        return run(guard.acheck_response(*args, **options))
+
+
+in_both_forms = pytest.mark.parametrize("check", [Sync, Async])

@@ -10,13 +10,13 @@ Result = TypeVar("Result")
 THREADS = 32
 
 
-def together(action: Callable[[int], Result]) -> list[Result]:
-    """Run *action* in each thread, starting at one moment; return what each returned."""
-    start = threading.Barrier(THREADS)
+def together(action: Callable[[int], Result], threads: int = THREADS) -> list[Result]:
+    """Run *action* in each of *threads*, starting at one moment; return what each returned."""
+    start = threading.Barrier(threads)
 
     def run(number: int) -> Result:
         start.wait(timeout=60)
         return action(number)
 
-    with ThreadPoolExecutor(THREADS) as threads:
-        return list(threads.map(run, range(THREADS)))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(run, range(threads)))

@@ -1,0 +1,229 @@
+"""Checks that are cancelled or interrupted: audited once, and raised."""
+
+import asyncio
+import gc
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+from mcp_guard import Guard, flow
+from support.guards import Entries, in_both_forms, make_guard, run
+
+from agent_mcp_governance import ApprovalStatus
+
+
+class Thread:
+    """A sink that runs in a thread, and waits there until it may go on."""
+
+    def __init__(self) -> None:
+        self.entries, self.go_on = Entries(), threading.Event()
+        self.go_on.set()
+
+    def record(self, entry: dict[str, Any]) -> Any:
+        assert self.go_on.wait(60)
+        self.entries.append(entry)
+
+
+class Hidden(Thread):
+    """A sink whose method is no coroutine function, though what it returns has to be awaited."""
+
+    def record(self, entry: dict[str, Any]) -> Any:
+        return self.later(entry)
+
+    async def later(self, entry: dict[str, Any]) -> None:
+        while not self.go_on.is_set():
+            await asyncio.sleep(0)
+        self.entries.append(entry)
+
+
+class Async(Hidden):
+    """A sink whose method is a coroutine function."""
+
+    async def record(self, entry: dict[str, Any]) -> None:
+        await self.later(entry)
+
+
+class Loop(Thread):
+    """A sink that runs in the event loop."""
+
+    blocking = False
+
+
+each_kind_of_sink = pytest.mark.parametrize("kind", [Loop, Thread, Hidden, Async])
+
+
+async def forever(*_: object) -> Any:
+    await asyncio.Event().wait()
+
+
+async def settle() -> None:
+    """Let what nobody waits for come to its end."""
+    while flow._kept:
+        await asyncio.wait(set(flow._kept))
+
+
+@each_kind_of_sink
+def test_every_kind_of_sink_gets_each_entry_once(kind: Any) -> None:
+    guard, sink = make_guard(audit_sink=kind())
+    assert run(guard.acheck_call("alice", "search", {})).allowed
+    assert not run(guard.acheck_call("alice", "none", {})).allowed
+    # In the sync form, the coroutine of an async one is closed, and what was allowed is refused.
+    decision = guard.check_call("alice", "search", {})
+    assert decision.stage == ("audit" if issubclass(kind, Hidden) else "allowed")
+    entries = [*sink.entries, *guard.audit.unrecorded]
+    assert [entry["stage"] for entry in entries] == ["allowed", "allow_list", "allowed"]
+    assert guard.audit.failures == issubclass(kind, Hidden)
+    gc.collect()
+
+
+@each_kind_of_sink
+@pytest.mark.parametrize("how", ["task", "scope", "timeout"])
+def test_a_call_that_is_cancelled_is_audited_once_and_raises(kind: Any, how: str) -> None:
+    guard, sink = make_guard(require_human_approval=True, approver=forever, audit_sink=kind())
+
+    async def main() -> None:
+        call = guard.acheck_call("alice", "search", {"q": 1})
+        if how == "scope":  # in which asyncio.shield would write nothing
+            with anyio.CancelScope() as scope:
+                asyncio.get_running_loop().call_soon(scope.cancel)
+                await call
+            assert scope.cancelled_caught
+        elif how == "timeout":
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(call, 0.001)
+        else:
+            task = asyncio.create_task(call)
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await settle()
+
+    asyncio.run(main())
+    found = [(entry["stage"], entry["allowed"], entry["parameters"]) for entry in sink.entries]
+    assert found == [("cancelled", False, {"q": 1})]
+    assert guard.audit.failures == 0
+
+
+@pytest.mark.parametrize("kind", [Thread, Hidden, Async])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_call_that_is_cancelled_while_it_is_written_down_is_written_once(
+    kind: Any, fails: bool
+) -> None:
+    guard, sink = make_guard(audit_sink=kind())
+
+    async def main() -> None:
+        sink.go_on.clear()
+        task = asyncio.create_task(guard.acheck_call("alice", "search", {}))
+        for _ in range(9):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        if fails:
+            sink.entries.append = None
+        sink.go_on.set()
+        await settle()
+
+    asyncio.run(main())
+    entries = guard.audit.unrecorded if fails else sink.entries
+    assert [entry["stage"] for entry in entries] == ["allowed"]
+    assert guard.audit.failures == fails
+
+
+@each_kind_of_sink
+@pytest.mark.parametrize("loop_is_closed", [False, True])
+def test_after_the_coroutine_is_closed_nothing_is_yielded(kind: Any, loop_is_closed: bool) -> None:
+    guard, sink = make_guard(require_human_approval=True, approver=forever, audit_sink=kind())
+    call = guard.acheck_call("alice", "search", {})
+
+    async def main() -> None:
+        call.send(None)
+        if not loop_is_closed:
+            call.close()
+            await settle()
+
+    asyncio.run(main())
+    call.close()
+    entries = [*sink.entries, *guard.audit.unrecorded]
+    assert [entry["stage"] for entry in entries] == ["cancelled"]
+    gc.collect()
+
+
+@pytest.mark.parametrize("option", ["limiter", "approver", "detectors", "redact", "audit_sink"])
+@in_both_forms
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_a_part_is_audited_once_and_raised(
+    check: Any, option: str, error: type[BaseException]
+) -> None:
+    stopped: list[int] = []
+
+    def stop(*_: object) -> Any:
+        if not stopped:
+            stopped.append(1)
+            raise error
+        return "text"
+
+    part = SimpleNamespace(try_acquire=stop, record=stop, blocking=False)
+    given: Any = {"detectors": [stop], "approver": stop, "redact": stop}.get(option, part)
+    options = {"audit_sink": Entries(), option: given}
+    guard, log = make_guard(require_human_approval=option == "approver", **options)
+    name, content = ("response", "text") if option == "detectors" else ("call", {"q": "text"})
+    with pytest.raises(error):
+        getattr(check, name)(guard, "alice", "search", content)
+    in_sink = option == "audit_sink"
+    entries = guard.audit.unrecorded if in_sink else log
+    assert [entry["stage"] for entry in entries] == ["allowed" if in_sink else "cancelled"]
+
+
+class Interruption:
+    """Raises KeyboardInterrupt before the line *at* of what the guard runs in a check."""
+
+    def __init__(self, at: int) -> None:
+        self.left, self.began = at, False
+
+    def trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if "mcp_guard" not in frame.f_code.co_filename:
+            return None
+        self.began = self.began or frame.f_code.co_name == "_decided"
+        self.left -= event == "line" and self.began
+        if not self.left:
+            self.left = -1
+            raise KeyboardInterrupt
+        return self.trace
+
+    def during(self, action: Callable[[], object]) -> bool:
+        """Return whether *action* was interrupted."""
+        sys.settrace(self.trace)
+        try:
+            action()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+
+@pytest.mark.parametrize("check", [Guard.check_call, Guard.check_response])
+def test_an_interrupt_anywhere_leaves_its_entry_and_a_guard_that_answers(
+    check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "LOCK_TIMEOUT", 0.01)  # seconds
+    approve: Any = {"require_human_approval": True, "approver": lambda *_: ApprovalStatus.APPROVED}
+    interrupted, at = True, 0
+    while interrupted:
+        at += 1
+        guard, log = make_guard(**approve)
+        interrupted = Interruption(at).during(partial(check, guard, "alice", "search", {"q": [1]}))
+        # It may be that the sink has it, and that this was not known any more.
+        entries = {str(entry) for entry in [*log, *guard.audit.unrecorded]}
+        assert len(entries) == 1, at
+        assert guard.check_response("bob", "search", "text").allowed
+        guard.check_call("bob", "search", {})
+        assert len(log) >= 2
+    assert at > 80

@@ -1,0 +1,153 @@
+"""Options: every wrong configuration gets a sentence, at the start."""
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+from mcp_guard import Guard, Limits, ToolRules
+from support.guards import Entries, make_guard
+
+from agent_mcp_governance import (
+    ApprovalStatus,
+    GovernancePolicy,
+    InMemoryAuditSink,
+    PatternType,
+    ResponsePolicy,
+)
+
+COUNTER = type("Counter", (), {"try_acquire": lambda *_: True})()
+REGEX, SANITIZE = PatternType.REGEX, ResponsePolicy.SANITIZE
+POSITIVE = "must be a positive"
+WRONG: list[tuple[str, str, list[Any]]] = [
+    ("audit_sink", "must be an object with a method record(), not", ["a.jsonl", None]),
+    ("audit_sink", "must be an object with a method record(), not <class", [InMemoryAuditSink]),
+    ("limiter", "must be an object with a method try_acquire(), not", [60, type(COUNTER)]),
+    ("budget", "must be an object with a method try_acquire(), not", [60, type(COUNTER)]),
+    ("metrics", "must be an object with a method record_decision(), not", [True, "any"]),
+    ("window_size", f"{POSITIVE} number, not", ["60", 0, -1, None, True, 10**400]),
+    ("window_size", f"{POSITIVE} number, not", [float("nan"), float("inf")]),
+    ("max_calls_per_window", f"{POSITIVE} integer, not", [0, 0.5, "9", True, None]),
+    ("budget_period", f"{POSITIVE} number, not", [0, -1, "day", True, float("inf")]),
+    ("limits", "must be a Limits, not", [{"max_depth": 3}, None]),
+    *[(name, "must be callable, not", ["any", 0.0]) for name in ("caller_label", "clock")],
+    *[(name, "must be callable, not", ["any", 0.0]) for name in ("approver", "redact")],
+    ("observe", "must be a bool, not", ["no", 0]),
+    ("on_finding", "must be a ResponsePolicy, not", ["log", None]),
+    ("on_finding", "must be BLOCK or LOG: a finding says not what could be cut out", [SANITIZE]),
+    ("detectors", "must be a Sequence, not", [print, None]),
+    ("detectors", "must be callable, not 7", [[print, 7]]),
+    ("allowed_tools", "is empty, which would allow every tool: name them", [[]]),
+    ("allowed_tools", ": tools are named, not matched", [["mail*"], ["a", "mail?"], ["[ab]"]]),
+    ("allowed_tools", ", which is no tool's name", [[""], ["a", " b"], ["a\n"], ["a" * 129]]),
+    ("max_tool_calls", "must be an int", [True]),
+    ("require_human_approval", " a bool", ["no", 1]),
+    ("require_human_approval", "a tool needs approval, and there is no approver to ask", [True]),
+    ("blocked_patterns", "an empty blocked pattern matches every call", [["x", ""]]),
+    *[("blocked_patterns", "an empty blocked pattern", [[("", kind)]]) for kind in PatternType],
+    ("tools", "must be a Mapping, not", [[ToolRules()], 7]),
+    ("tools", "tools['search'] must be a ToolRules, not", [{"search": {}}, {"search": None}]),
+    ("tools", "is not on the allow list: did you mean 'search'?", [{"serch": ToolRules()}]),
+    ("tools", "which is not on the allow list", [{"mail": ToolRules()}, {7: ToolRules()}]),
+    ("tools", "a tool needs approval, and there", [{"search": ToolRules(needs_approval=True)}]),
+]
+
+
+@pytest.mark.parametrize(("name", "sentence", "values"), WRONG, ids=range(len(WRONG)))
+def test_a_wrong_option_is_named_in_a_sentence(name: str, sentence: str, values: Any) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=r".") as caught:
+            make_guard(**{name: value})
+        assert sentence in str(caught.value)
+        assert name in str(caught.value) or "approval" in sentence or "pattern" in sentence
+
+
+WINDOW = "give either max_calls_per_window and window_size, in seconds, or a limiter"
+PERIOD = "give either budget_period, in seconds, or a budget"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        *[({"window_size": ...}, WINDOW), ({"max_calls_per_window": ...}, WINDOW)],
+        *[({"limiter": COUNTER, "window_size": 1}, WINDOW), ({"budget_period": ...}, PERIOD)],
+        ({"limiter": COUNTER, "max_calls_per_window": 1}, WINDOW),
+        *[({"budget": COUNTER, "budget_period": period}, PERIOD) for period in (1, None)],
+    ],
+)
+def test_window_and_budget_are_given_once_as_numbers_or_as_a_counter(
+    options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        make_guard(**options)
+
+
+def test_what_is_no_policy_or_was_changed_for_the_worse_is_refused() -> None:
+    given: Any = {"audit_sink": Entries(), "max_calls_per_window": 1, "window_size": 1.0}
+    policies: list[Any] = [{"allowed_tools": ["a"]}, None, GovernancePolicy]
+    for name, value in (
+        *[("allowed_tools", value) for value in ("search", ("search",), [7])],
+        *[("blocked_patterns", "../"), ("blocked_patterns", [("(", REGEX)])],
+        ("max_tool_calls", -1),
+    ):
+        policies.append(GovernancePolicy(allowed_tools=["search"]))
+        setattr(policies[-1], name, value)
+    for policy in policies:
+        with pytest.raises(ValueError, match=r"policy must be a Gov|allowed_to|blocked_p|max_tool"):
+            Guard(policy, budget_period=None, **given)
+    with pytest.raises(ValueError, match=PERIOD):
+        Guard(GovernancePolicy(allowed_tools=["search"]), **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "values"),
+    [
+        *[(name, "must be a bool", [1, None]) for name in ("needs_approval", "refuse_secrets")],
+        ("max_params_chars", f"{POSITIVE} integer, not", [0, 1.5, True, "9"]),
+        ("max_response_chars", f"{POSITIVE} integer, not", [0, 1.5, True, "9"]),
+        ("blocked_patterns", "must be a list of patterns, not a string", ["../"]),
+        ("blocked_patterns", "has invalid regex", [[("(", REGEX)]]),
+        ("blocked_patterns", "an empty blocked pattern matches every call", [[""]]),
+        ("on_finding", "must be a ResponsePolicy, not", ["log", True]),
+        ("on_finding", "must be BLOCK or LOG", [SANITIZE]),
+        ("callers", "must be callable, not", ["alice"]),
+    ],
+)
+def test_a_wrong_rule_is_named_in_a_sentence(name: str, sentence: str, values: Any) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=sentence):
+            ToolRules(**{name: value})
+
+
+def test_caps_are_positive_integers_and_these_unless_others_are_given() -> None:
+    caps = (100_000, 250_000, 10_000_000, 64, 50_000, 16_000, 10_000, 64, 64)
+    assert tuple(vars(Limits()).values()) == caps
+    for name in vars(Limits()):
+        for value in (0, -1, 1.5, True, "9", None):
+            with pytest.raises(ValueError, match=rf"^Limits.{name} {POSITIVE} integer, not"):
+                Limits(**{name: value})
+        assert getattr(Limits(**{name: 1}), name) == 1
+    assert Limits(max_depth=100).max_depth == 100
+    with pytest.raises(ValueError, match="at most 100"):
+        Limits(max_depth=101)
+
+
+@pytest.mark.parametrize("frozen", [Limits(), ToolRules()])
+def test_limits_and_rules_cannot_be_changed(frozen: Any) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(frozen, next(iter(vars(frozen))), 1)
+
+
+def test_everything_at_once_is_a_configuration() -> None:
+    guard, _ = make_guard(
+        blocked_patterns=["../", ("*.env", PatternType.GLOB), ("^x", REGEX)],
+        tools={"refund": ToolRules(True, ["a"], True, 1, 1, ResponsePolicy.LOG, bool)},
+        approver=lambda *_: ApprovalStatus.APPROVED,
+        detectors=(lambda *_: [],),
+        max_calls_per_window=1,
+        window_size=0.001,
+        budget_period=1e15,
+        max_tool_calls=0,
+        limits=Limits(max_depth=100),
+    )
+    assert guard.limits.max_depth == 100
+    assert guard.check_call("alice", "search", {}).stage == "budget"

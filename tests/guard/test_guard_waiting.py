@@ -1,0 +1,160 @@
+"""Parts that wait, and where each of them runs."""
+
+import asyncio
+import contextvars
+import os
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mcp_guard import Guard, JsonLinesAuditSink, Limits
+from support.guards import make_guard, run
+
+from agent_mcp_governance import ApprovalStatus
+
+ONE_THREAD = Limits(max_threads=1, max_approvals=1)
+
+
+class Slow:
+    """Every part of a guard. Each says that it was called, and waits until it may go on."""
+
+    def __init__(self, answer: Any = True) -> None:
+        self.answer = answer
+        self.called, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, *_: object) -> Any:
+        self.called.set()
+        assert self.go_on.wait(60)
+        return self.answer
+
+    record = try_acquire = __call__
+
+
+@pytest.mark.parametrize(
+    ("option", "stage"),
+    [
+        *[("limiter", "rate_limit"), ("budget", "budget"), ("approver", "approval")],
+        *[("detectors", "detector"), ("audit_sink", "audit")],
+    ],
+)
+def test_the_event_loop_goes_on_while_a_part_waits_and_a_full_pool_refuses(
+    option: str, stage: str
+) -> None:
+    slow = Slow({"approver": ApprovalStatus.APPROVED, "detectors": []}.get(option, True))
+    options = {option: [slow] if option == "detectors" else slow, "limits": ONE_THREAD}
+    guard, _ = make_guard(require_human_approval=option == "approver", **options)
+
+    def check() -> Any:
+        if option == "detectors":
+            return guard.acheck_response("alice", "search", "text")
+        return guard.acheck_call("alice", "search", {})
+
+    async def main() -> list[Any]:
+        first = asyncio.create_task(check())
+        await asyncio.to_thread(slow.called.wait, 60)
+        second = await check()  # it would wait for ever in a queue
+        slow.go_on.set()
+        return [await first, second, await check()]
+
+    first, second, third = asyncio.run(main())
+    assert (first.allowed, second.stage, third.allowed) == (True, stage, True)
+    assert guard.audit.failures == (option == "audit_sink")
+
+
+def test_people_who_are_slow_hold_up_nobody_elses_call() -> None:
+    slow, counter = Slow(ApprovalStatus.APPROVED), SimpleNamespace(try_acquire=lambda _: True)
+    options: dict[str, Any] = {"limiter": counter, "approver": slow, "limits": ONE_THREAD}
+    guard, log = make_guard(require_human_approval=True, **options)
+
+    async def main() -> bool:
+        first = asyncio.create_task(guard.acheck_call("alice", "search", {}))
+        await asyncio.to_thread(slow.called.wait, 60)
+        await guard.acheck_call("bob", "search", {})  # the limiter has a thread for it
+        slow.go_on.set()
+        return (await first).allowed
+
+    assert asyncio.run(main())
+    assert [(entry["stage"], entry["detail"]) for entry in log] == [
+        *[("approval", "RuntimeError"), ("allowed", "")],
+    ]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_part_runs_in_a_thread_unless_it_says_that_it_never_blocks(blocking: bool) -> None:
+    variable = contextvars.ContextVar("variable", default="none")
+    seen = []
+
+    class Part:
+        def __call__(self, *_: object) -> Any:
+            name = threading.current_thread().name
+            seen.append((name.startswith("mcp_guard"), variable.get()))
+            return True
+
+        record = try_acquire = __call__
+
+    part: Any = Part()
+    part.blocking = blocking
+    guard, _ = make_guard(limiter=part, budget=part, audit_sink=part, detectors=[part])
+
+    async def main() -> None:
+        variable.set("mine")
+        await guard.acheck_call("alice", "search", {})
+        await guard.acheck_response("alice", "search", "text")
+
+    asyncio.run(main())
+    assert seen == [(blocking, "mine")] * 5
+
+
+async def cancelled(*_: object) -> Any:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    return await future
+
+
+@pytest.mark.parametrize("option", ["approver", "limiter", "budget", "detectors"])
+def test_a_part_whose_own_future_is_cancelled_denies(option: str) -> None:
+    given = {"approver": cancelled, "detectors": [cancelled]}
+    counter = SimpleNamespace(try_acquire=cancelled)
+    guard, log = make_guard(
+        require_human_approval=option == "approver", **{option: given.get(option, counter)}
+    )
+    if option == "detectors":
+        decision = run(guard.acheck_response("alice", "search", "text"))
+    else:
+        decision = run(guard.acheck_call("alice", "search", {}))
+    assert not decision.allowed
+    assert "CancelledError" in log[0]["detail"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("option", ["limiter", "budget"])
+def test_a_child_forked_while_locks_are_held_decides(tmp_path: Path, option: str) -> None:
+    parent, reached, go_on = os.getpid(), threading.Event(), threading.Event()
+
+    def clock() -> float:  # it is read within the lock of the window, or of the budget
+        if os.getpid() == parent and threading.current_thread() is not threading.main_thread():
+            reached.set()
+            go_on.wait(60)
+        return 0.0
+
+    sink = JsonLinesAuditSink(tmp_path / "audit.jsonl")
+    counter = SimpleNamespace(try_acquire=lambda _: True)
+    guard, _ = make_guard(**{option: counter}, clock=clock, audit_sink=sink)
+    run(guard.acheck_call("alice", "search", {}))  # so that its pool has a thread
+    holder = threading.Thread(target=Guard.check_call, args=(guard, "alice", "search", {}))
+    holder.start()
+    assert reached.wait(60)
+    with sink._lock, guard.audit._lock:
+        child = os.fork()
+        if not child:
+            decisions = [guard.check_call("bob", "search", {})]
+            decisions.append(run(guard.acheck_call("bob", "search", {})))
+            os._exit(0 if all(decision.allowed for decision in decisions) else 1)
+    go_on.set()
+    holder.join(60)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (tmp_path / "audit.jsonl").read_text().count('"bob"') == 2
+    sink.close()
