@@ -1,0 +1,187 @@
+"""What the adapters of both SDKs share: arguments, one governed call, blobs, errors."""
+# SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped, unused-ignore]
+from jsonschema.validators import extend, validator_for  # type: ignore[import-untyped, unused-ignore]
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped, unused-ignore]
+from mcp import MCPError
+
+from .checks import Validate
+from .guard import Guard
+from .options import require
+
+logger = logging.getLogger("mcp_guard")
+
+
+class ToolFailure(Exception):  # noqa: N818 - it never leaves the adapters
+    """What the client gets as a tool error, which a model may read: a text, and its stage."""
+
+
+def validator(schema: Any, *, opens_json: bool = False) -> Validate:
+    """Return what checks arguments against a tool's input schema; None refuses them all.
+
+    If the SDK opens JSON in a string, for parameters that are no strings, it is opened here first,
+    so that the tool gets what was checked.
+    """
+    # This registry has the standard's own schemas, and never fetches one.
+    checker = _lenient(validator_for(schema, Draft202012Validator))(schema, registry=REGISTRY)
+
+    def validate(arguments: dict[str, Any]) -> dict[str, Any]:
+        if schema is None:
+            raise ValueError("The server has no such tool now.")
+        if opens_json:
+            arguments = _opened(arguments, schema.get("properties", {}))
+        for error in checker.iter_errors(arguments):
+            raise ValueError(f"The arguments are not valid: {_said(error)}.")
+        return arguments
+
+    return validate
+
+
+@cache
+def _lenient(kind: Any) -> Any:
+    def pattern(*args: Any) -> Iterator[Any]:
+        try:
+            yield from kind.VALIDATORS["pattern"](*args)
+        except re.error:  # no expression of Python's, as r"\p{L}": the tool has to check it
+            return
+
+    return extend(kind, {"pattern": pattern})
+
+
+def _opened(arguments: dict[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
+    opened = dict(arguments)
+    for name in arguments.keys() & properties.keys():
+        if type(arguments[name]) is str and properties[name].get("type") != "string":
+            try:
+                inner = json.loads(arguments[name])
+            except (ValueError, RecursionError):
+                continue
+            opened[name] = inner if inner is None or type(inner) in (dict, list) else opened[name]
+    return opened
+
+
+def _said(error: Any) -> str:
+    """Say what is wrong without repeating the value, which may be long or a secret."""
+    if error.validator in ("required", "additionalProperties"):
+        return f"{error.message:.200}"
+    where = ".".join(map(str, error.absolute_path)) or "they"
+    return f"{where:.100} must have {error.validator} {error.validator_value!r:.100}"
+
+
+async def governed(
+    guard: Guard,
+    caller: str,
+    tool: str,
+    arguments: Any,
+    extra: Mapping[str, Any],
+    validate: Validate | None,
+    run: Callable[[dict[str, Any]], Awaitable[Any]],
+) -> Any:
+    """Check a call, run the tool with the checked arguments, check what it returns or raises.
+
+    Returns:
+        What *run* returned, the result as plain JSON, or a copy without the secrets in it.
+
+    Raises:
+        ToolFailure: The call, the result or the error is refused, or the error held a secret.
+        Exception: What the tool raised, if its text is clean.
+    """
+    decision = await guard.acheck_call(caller, tool, arguments, extra=extra, validate=validate)
+    if not decision.allowed:
+        raise ToolFailure(decision.refusal, decision.stage)
+    error: Exception | None = None
+    blobs: dict[int, str] = {}
+    try:
+        result = await run(decision.params)
+        looked_at, blobs = _without_blobs(result)
+    except Exception as raised:  # noqa: BLE001 - it is raised again once its text is checked
+        error, looked_at = raised, _text(raised)
+    decision = await guard.acheck_response(caller, tool, looked_at, blobs=list(blobs.values()))
+    if not decision.allowed:
+        raise ToolFailure(decision.refusal, decision.stage) from None
+    if decision.content == looked_at:
+        if error:
+            raise error
+        return result
+    if isinstance(error, MCPError):
+        raise MCPError(error.error.code, **decision.content) from None
+    if error:
+        raise ToolFailure(decision.content["message"], decision.stage) from None
+    for place, blob in blobs.items():
+        key, holder = _blob_of(decision.content["content"][place])
+        holder[key] = blob
+    return decision.content
+
+
+def _text(error: Exception) -> dict[str, Any]:
+    """Return what is sent of *error*."""
+    if isinstance(error, MCPError):
+        return {"message": error.error.message, "data": error.error.data}
+    try:
+        return {"message": str(error)}
+    except Exception:  # noqa: BLE001 - no plain JSON, so the guard refuses it
+        return {"message": error}
+
+
+def _without_blobs(result: Any) -> tuple[Any, dict[int, str]]:
+    """Return *result* without the base64 in blocks that the SDK typed, and that by its place."""
+    blobs: dict[int, str] = {}
+    # The SDK does not look into a result of an extension's own type.
+    if type(result) is not dict or result.get("resultType", "complete") != "complete":
+        return result, blobs
+    content = list(result.get("content", ()))
+    for place, block in enumerate(content):
+        key, holder = _blob_of(block)
+        if key in holder:
+            blobs[place] = holder[key]
+            emptied = {**holder, key: ""}
+            content[place] = emptied if holder is block else {**block, "resource": emptied}
+    return ({**result, "content": content} if blobs else result), blobs
+
+
+def _blob_of(block: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    if block["type"] == "resource":
+        return "blob", block["resource"]
+    return "data" if block["type"] in ("image", "audio") else "", block
+
+
+def shows(guard: Guard, caller: str, tool: object) -> bool:
+    """Return whether the list of tools for *caller* has *tool*: whether a call may be allowed."""
+    try:
+        return bool(caller) and type(tool) is str and guard.may_call(caller, tool)
+    except Exception as error:  # noqa: BLE001 - the operator's predicate failed
+        logger.error("%r is not listed: %s", tool, type(error).__name__)
+        return False
+
+
+def check_server(server: Any, kinds: tuple[Any, ...], governance: type, guard: Guard) -> None:
+    """Raise ValueError unless *server* is one of *kinds* and not governed, and *guard* a guard."""
+    require("guard", guard, Guard)
+    if not isinstance(server, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"server must be a {names}, not a {type(server).__name__}")
+    if any(isinstance(part, governance) for part in server.middleware):
+        raise ValueError(f"{server.name!r} is governed already")
+
+
+def check_names(
+    server: str, guard: Guard, names: Callable[[], Coroutine[Any, Any, set[str]]]
+) -> None:
+    """Log what is governed; raise ValueError if the policy allows a tool that is not there."""
+    with ThreadPoolExecutor(1) as thread:  # since this one may be running an event loop
+        there = thread.submit(lambda: asyncio.run(names())).result()
+    if missing := sorted(guard.tools - there):
+        raise ValueError(f"the policy allows {missing}; {server!r} has only {sorted(there)}")
+    logger.info("%r is governed by mcp_guard, which allows %s", server, sorted(guard.tools))

@@ -1,0 +1,97 @@
+"""Tool definitions of servers that are not yours: pinned, and scanned."""
+# SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from agent_mcp_governance import (
+    MCPResponseScanner,
+    MCPSecurityConfig,
+    MCPSecurityScanner,
+    MCPSeverity,
+)
+
+from .decisions import Limits
+from .plain import plain_copy, texts
+
+_LIMITS = Limits(max_depth=100)
+
+
+class PoisonedToolError(Exception):
+    """A tool definition has changed or was added, or the scan found something in it."""
+
+
+def refuse_poisoned_tools(
+    tools: Iterable[Any],
+    *,
+    server_name: str,
+    pins: Mapping[str, str] | None = None,
+    scanner: MCPSecurityScanner | None = None,
+    reviewed: Collection[str] = (),
+) -> dict[str, str]:
+    """Refuse tool definitions that are not those you know, and scan them.
+
+    A model follows definitions, and whoever runs the server writes them. Call this after each
+    ``tools/list`` of a server that is not yours, and keep the pins, for instance in a file::
+
+        listed = await client.list_tools()
+        pins = refuse_poisoned_tools(listed.tools, server_name="crm", pins=pins)
+
+    The pins are exact. The scan is a guess of the kernel's: its tool scanner, without the rules for
+    links and for invisible characters, which are ordinary (joiners, in Persian and in emoji), and
+    its response scanner's rule for instruction tags such as ``<IMPORTANT>``. What both miss is
+    served until a person reads it.
+
+    Args:
+        tools: All definitions of ``tools/list``, as the SDK's models or as JSON. They depend on the
+            protocol version, so keep to one.
+        server_name: The server that serves them.
+        pins: What an earlier call returned; None at the first.
+        scanner: Rules of your own. One scanner for several servers also finds names that two of
+            them use.
+        reviewed: Names of tools that a person has read. They are pinned and not scanned.
+
+    Returns:
+        The pin of each tool, by name: the SHA-256 of its whole definition.
+
+    Raises:
+        PoisonedToolError: Names each tool that is refused, and why. Use none of them then.
+    """
+    scanner = scanner or MCPSecurityScanner(
+        config=MCPSecurityConfig(exfiltration_patterns=[], invisible_unicode_patterns=[])
+    )
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for tool in tools:
+        try:
+            if hasattr(tool, "model_dump"):
+                tool = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
+            definition = plain_copy(dict(tool), _LIMITS.max_params_chars, _LIMITS)
+            name, text = (
+                definition["name"],
+                "\n".join(text for text, _ in texts(definition, _LIMITS)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PoisonedToolError(f"a definition of {server_name!r} is none: {error}") from None
+        if name in found:
+            problems.append(f"{name!r} is there twice")
+        found[name] = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+        if pins is not None and pins.get(name) != found[name]:
+            problems.append(f"{name!r} {'has changed' if name in pins else 'was added'}")
+        if name in reviewed:
+            continue
+        parts = name, definition.get("description", ""), definition.get("inputSchema"), server_name
+        threats = scanner.scan_tool(*parts)
+        critical = [threat.message for threat in threats if threat.severity is MCPSeverity.CRITICAL]
+        _, tags = MCPResponseScanner().sanitize_response(text, name)
+        critical += [f"an instruction tag, {tag.matched_pattern!r:.60}" for tag in tags]
+        problems += [f"{name!r}: {threat}" for threat in critical]
+        if not critical:
+            scanner.register_tool(*parts)
+    if problems:
+        raise PoisonedToolError("; ".join(problems))
+    return found

@@ -1,0 +1,30 @@
+"""Thousands of ordinary calls in a row."""
+
+import gc
+import itertools
+
+import pytest
+from support.clients import connected, each_sdk, run_ordinary_calls
+from support.servers import Log, add_shop, govern, plain_server, shop_guard
+
+pytestmark = pytest.mark.anyio
+
+
+@each_sdk
+async def test_five_thousand_calls_in_a_row_pass_and_leave_nothing_behind(sdk: str) -> None:
+    log = Log()
+    guard = shop_guard(
+        audit_sink=log,
+        max_calls_per_window=100,
+        window_size=50.0,
+        clock=itertools.count().__next__,  # a second for each look
+    )
+    async with connected(sdk, govern(add_shop(plain_server(sdk)), guard)) as call:
+        kept = []
+        for _ in range(5):
+            await run_ordinary_calls(call, 1_000)
+            assert len(log.entries) == 2_000
+            log.entries.clear()
+            gc.collect()
+            kept.append(len(gc.get_objects()))
+    assert kept[-1] - kept[0] < 400, kept  # a tenth of an object for each call
