@@ -56,11 +56,21 @@ class Client:
 
 @asynccontextmanager
 async def connected(
-    sdk: str, target: Any, mode: str = "auto", says: dict[str, Any] | None = None
+    sdk: str,
+    target: Any,
+    mode: str = "auto",
+    *,
+    says: dict[str, Any] | None = None,
+    asked: list[str] | None = None,
 ) -> AsyncIterator[Client]:
-    """Connect the client of *sdk* to a server or transport; *says* answers its questions."""
+    """Connect the client of *sdk* to a server or transport.
 
-    async def elicited(*_: Any) -> ElicitResult:
+    *says* answers the questions of its tools, and *asked* gets them.
+    """
+
+    async def elicited(*question: Any) -> ElicitResult:
+        if asked is not None:
+            asked.append(str(question))
         return ElicitResult(action="accept", content=says)
 
     if sdk == "mcp":

@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
+from mcp.server.lowlevel import Server
+from mcp.types import ListToolsResult, Tool
 from mcp_guard import Guard, JsonLinesAuditSink, ToolRules
 from pydantic import Field
 
@@ -132,6 +134,17 @@ def ordinary_call(number: int) -> tuple[str, dict[str, Any]]:
     ][number % 4]
 
 
+def low_level_server(call_tool: Callable[..., Any], **schema: Any) -> Server[Any]:
+    """Return a low-level server whose only tool is "run", listed on its second page."""
+
+    async def list_tools(_ctx: Any, params: Any) -> ListToolsResult:
+        if params.cursor is None:
+            return ListToolsResult(tools=[], next_cursor="2")
+        return ListToolsResult(tools=[Tool(name="run", input_schema={"type": "object", **schema})])
+
+    return Server("shop", on_list_tools=list_tools, on_call_tool=call_tool)
+
+
 def approve_small(_caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
     """Approve refunds up to 5,000 cents."""
     return ApprovalStatus.APPROVED if params["amount"] <= 5_000 else ApprovalStatus.DENIED
@@ -148,13 +161,13 @@ async def give_up(*_: object) -> ApprovalStatus:
 APPROVERS: dict[str, Callable[..., Any]] = {"approve_small": approve_small, "give_up": give_up}
 
 
-def shop_guard(**options: Any) -> Guard:
-    """Return the guard of the README's shop."""
+def shop_guard(*more: str, **options: Any) -> Guard:
+    """Return the guard of the README's shop, which may allow *more* tools."""
     rules = {
         "refund": ToolRules(needs_approval=True),
         "send_email": ToolRules(refuse_secrets=True),
     }
-    return guard_of(*SHOP_TOOLS, **{"tools": rules, "approver": approve_small, **options})
+    return guard_of(*SHOP_TOOLS, *more, **{"tools": rules, "approver": approve_small, **options})
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -34,15 +34,18 @@ def validator(schema: Any, *, opens_json: bool = False) -> Validate:
     If the SDK opens JSON in a string, for parameters that are no strings, it is opened here first,
     so that the tool gets what was checked.
     """
-    # This registry has the standard's own schemas, and never fetches one.
-    checker = _lenient(validator_for(schema, Draft202012Validator))(schema, registry=REGISTRY)
+
+    @cache
+    def checker() -> Any:  # when it is needed: what is wrong with the schema refuses the call then
+        kind = _lenient(validator_for(schema, Draft202012Validator))
+        return kind(schema, registry=REGISTRY)  # which never fetches a schema
 
     def validate(arguments: dict[str, Any]) -> dict[str, Any]:
         if schema is None:
             raise ValueError("The server has no such tool now.")
         if opens_json:
             arguments = _opened(arguments, schema.get("properties", {}))
-        for error in checker.iter_errors(arguments):
+        for error in checker().iter_errors(arguments):
             raise ValueError(f"The arguments are not valid: {_said(error)}.")
         return arguments
 
@@ -159,29 +162,30 @@ def _blob_of(block: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def shows(guard: Guard, caller: str, tool: object) -> bool:
     """Return whether the list of tools for *caller* has *tool*: whether a call may be allowed."""
-    try:
-        return bool(caller) and type(tool) is str and guard.may_call(caller, tool)
-    except Exception as error:  # noqa: BLE001 - the operator's predicate failed
-        logger.error("%r is not listed: %s", tool, type(error).__name__)
-        return False
+    return bool(caller) and type(tool) is str and guard.may_call(caller, tool)
 
 
-def check_server(server: Any, kinds: tuple[Any, ...], governance: type, guard: Guard) -> None:
-    """Raise ValueError unless *server* is one of *kinds* and not governed, and *guard* a guard."""
+def prepare(
+    server: Any,
+    kinds: tuple[Any, ...],
+    governance: type,
+    guard: Guard,
+    list_tools: Callable[[], Coroutine[Any, Any, Iterable[Any]]] | None,
+) -> None:
+    """Raise ValueError unless *guard* can govern *server*; log what is governed.
+
+    It has to be one of *kinds*, not to have *governance*, and to have the tools that are allowed.
+    """
     require("guard", guard, Guard)
     if not isinstance(server, kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"server must be a {names}, not a {type(server).__name__}")
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"server must be a {expected}, not a {type(server).__name__}")
     if any(isinstance(part, governance) for part in server.middleware):
         raise ValueError(f"{server.name!r} is governed already")
-
-
-def check_names(
-    server: str, guard: Guard, names: Callable[[], Coroutine[Any, Any, set[str]]]
-) -> None:
-    """Log what is governed; raise ValueError if the policy allows a tool that is not there."""
-    with ThreadPoolExecutor(1) as thread:  # since this one may be running an event loop
-        there = thread.submit(lambda: asyncio.run(names())).result()
-    if missing := sorted(guard.tools - there):
-        raise ValueError(f"the policy allows {missing}; {server!r} has only {sorted(there)}")
-    logger.info("%r is governed by mcp_guard, which allows %s", server, sorted(guard.tools))
+    if list_tools is not None:
+        with ThreadPoolExecutor(1) as thread:  # since this one may be running an event loop
+            listed = thread.submit(lambda: asyncio.run(list_tools())).result()
+        there = {tool.name for tool in listed}
+        if missing := sorted(guard.tools - there):
+            raise ValueError(f"the policy allows {missing}; {server.name!r} has only {sorted(there)}")
+    logger.info("%r is governed by mcp_guard, which allows %s", server.name, sorted(guard.tools))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -61,9 +62,11 @@ def refuse_poisoned_tools(
     Raises:
         PoisonedToolError: Names each tool that is refused, and why. Use none of them then.
     """
-    scanner = scanner or MCPSecurityScanner(
-        config=MCPSecurityConfig(exfiltration_patterns=[], invisible_unicode_patterns=[])
-    )
+    if scanner is None:
+        rules = MCPSecurityConfig(exfiltration_patterns=[], invisible_unicode_patterns=[])
+        with warnings.catch_warnings():  # that its rules are samples, as the docstring says
+            warnings.simplefilter("ignore")
+            scanner = MCPSecurityScanner(config=rules)
     found: dict[str, str] = {}
     problems: list[str] = []
     for tool in tools:
@@ -77,8 +80,8 @@ def refuse_poisoned_tools(
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PoisonedToolError(f"a definition of {server_name!r} is none: {error}") from None
-        if name in found:
-            problems.append(f"{name!r} is there twice")
+        if type(name) is not str or name in found:
+            raise PoisonedToolError(f"a tool of {server_name!r} has no name of its own: {name!r}")
         found[name] = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
         if pins is not None and pins.get(name) != found[name]:
             problems.append(f"{name!r} {'has changed' if name in pins else 'was added'}")

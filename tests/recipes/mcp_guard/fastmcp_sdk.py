@@ -18,6 +18,7 @@ convert, unless the server has ``strict_input_validation=True``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from fastmcp import FastMCP
@@ -28,9 +29,10 @@ from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools.base import InputRequiredToolResult, Tool, ToolResult
 from fastmcp.utilities.versions import VersionSpec
 from mcp.types import CallToolResult, InputRequiredResult
+from mcp.types import Tool as MCPTool
 from pydantic import BaseModel
 
-from .adapters import ToolFailure, check_names, check_server, governed, shows, validator
+from .adapters import ToolFailure, governed, prepare, shows, validator
 from .callers import verified_caller
 from .guard import Guard
 
@@ -49,16 +51,11 @@ def govern(server: FastMCP[Any], guard: Guard, *, allow_anonymous: bool = False)
         ValueError: The policy allows a tool that the server does not have or has disabled, the
             server is governed already, or an argument is of the wrong type.
     """
-    check_server(server, (FastMCP,), Governance, guard)
-
-    async def names() -> set[str]:
-        return {tool["name"] for tool in await definitions(server, guard.tools)}
-
-    check_names(server.name, guard, names)
+    prepare(server, (FastMCP,), Governance, guard, lambda: definitions(server, guard.tools))
     server.add_middleware(Governance(guard, allow_anonymous=allow_anonymous))
 
 
-async def definitions(server: FastMCP[Any], names: Iterable[str] = ()) -> list[dict[str, Any]]:
+async def definitions(server: FastMCP[Any], names: Iterable[str] = ()) -> list[MCPTool]:
     """Return the definitions of a server's tools, for ``refuse_poisoned_tools``.
 
     Args:
@@ -66,7 +63,7 @@ async def definitions(server: FastMCP[Any], names: Iterable[str] = ()) -> list[d
         names: Tools that it has though it may not list them, such as those behind a search.
 
     Returns:
-        What it lists, whoever asks, and what it has under *names*, in the form of ``tools/list``.
+        What it lists, whoever asks, and what it has under *names*.
     """
     token = set_transport("stdio")  # where a tool that needs a token is listed without one
     try:
@@ -76,7 +73,7 @@ async def definitions(server: FastMCP[Any], names: Iterable[str] = ()) -> list[d
                 tools[tool.key] = tool
     finally:
         reset_transport(token)
-    return [_dump(tool.to_mcp_tool()) for tool in tools.values()]
+    return [tool.to_mcp_tool() for tool in tools.values()]
 
 
 class Governance(Middleware):
@@ -101,12 +98,14 @@ class Governance(Middleware):
         message, caller = context.message, self._caller(context)
         tool, arguments = message.name, message.arguments or {}
         extra = _dump(message, include={"input_responses", "request_state"})
-        validate = None
-        if context.fastmcp_context and shows(self._guard, caller, tool):
+        found = None
+        if shows(self._guard, caller, tool):
+            server: Any = context.fastmcp_context
             version = extract_version_spec(dict(message.meta or {}))
             spec = VersionSpec(eq=version) if version else None
-            found = await context.fastmcp_context.fastmcp.get_tool(tool, spec)
-            validate = validator(found.parameters if found else None)
+            with suppress(Exception):  # a provider's, whose text may hold a secret
+                found = await server.fastmcp.get_tool(tool, spec)
+        validate = validator(found.parameters if found else None)
         results: list[Any] = []
 
         async def run(checked: dict[str, Any]) -> Any:
@@ -122,9 +121,9 @@ class Governance(Middleware):
         return results[0] if sent is results[1] else _rebuilt(results[0], sent)
 
     def _caller(self, context: _Context) -> str:
-        server = context.fastmcp_context
-        request = server.request_context if server else None
-        remote = server is None or (request is not None and request.request is not None)
+        server: Any = context.fastmcp_context
+        request = server.request_context  # none when the server's own code calls the tool
+        remote = request is not None and request.request is not None
         anonymous = self._allow_anonymous
         return verified_caller(get_access_token(), remote=remote, allow_anonymous=anonymous)
 
@@ -152,7 +151,4 @@ def _rebuilt(result: ToolResult | BaseModel, content: Any) -> Any:
     if not isinstance(result, ToolResult):  # an extension's own kind
         return type(result).model_validate(content)
     sent = CallToolResult.model_validate(content)
-    if isinstance(sent.structured_content, (dict, type(None))):
-        return ToolResult.from_mcp_result(sent)
-    public = ("content", "structured_content", "meta", "is_error")  # a proxy's own kind
-    return type(result)(**{name: getattr(sent, name) for name in public})
+    return type(result)(sent.content, sent.structured_content, sent.meta, sent.is_error)

@@ -24,7 +24,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.types import CallToolResult, TextContent
 
-from .adapters import ToolFailure, check_names, check_server, governed, logger, shows, validator
+from .adapters import ToolFailure, governed, logger, prepare, shows, validator
 from .callers import verified_caller
 from .checks import Validate
 from .guard import Guard
@@ -51,17 +51,12 @@ def govern(
         ValueError: The policy allows a tool that the server does not have, the server is governed
             already, or an argument is of the wrong type.
     """
-    check_server(server, (MCPServer, Server), _Governance, guard)
-    if isinstance(server, MCPServer):
-
-        async def names() -> set[str]:
-            return {tool.name for tool in await server.list_tools()}
-
-        check_names(server.name, guard, names)
+    list_tools = server.list_tools if isinstance(server, MCPServer) else None
+    prepare(server, (MCPServer, Server), _Governance, guard, list_tools)
     if not any(isinstance(part, RequestStateBoundary) for part in server.middleware):
         security = RequestStateSecurity.ephemeral()
         server.middleware.append(RequestStateBoundary(security, default_audience=server.name))
-    server.middleware.append(_Governance(guard, allow_anonymous, isinstance(server, MCPServer)))
+    server.middleware.append(_Governance(guard, allow_anonymous, list_tools is not None))
 
 
 class _Governance:
@@ -87,11 +82,11 @@ class _Governance:
         sent = {key: value for key, value in (ctx.params or {}).items() if value is not None}
         tool, arguments = sent.get("name", ""), sent.get("arguments", {})
         extra = {key: sent[key] for key in _ANSWERS & sent.keys()}
-        validate = None
+        validate = validator(None)
         if shows(self._guard, caller, tool):
             if tool not in self._validators:
                 await self._list(ctx, call_next)
-            validate = self._validators.get(tool) or validator(None)
+            validate = self._validators.get(tool, validate)
 
         async def run(checked: dict[str, Any]) -> HandlerResult:
             return await call_next(replace(ctx, params={**sent, "arguments": checked}))

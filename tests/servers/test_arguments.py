@@ -1,0 +1,189 @@
+"""What reaches a tool, an approver and the budget."""
+
+import socket
+from typing import Annotated, Any
+
+import pytest
+from mcp.types import CallToolResult, TextContent
+from pydantic import Field
+from support.clients import connected, each_mode, each_sdk
+from support.servers import (
+    Log,
+    add_shop,
+    govern,
+    guard_of,
+    low_level_server,
+    plain_server,
+    shop_guard,
+)
+
+from agent_mcp_governance import ApprovalStatus
+
+pytestmark = pytest.mark.anyio
+
+
+class Approver:
+    """Approves everything, and keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+
+    async def __call__(self, _caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
+        self.seen.append(params)
+        return ApprovalStatus.APPROVED
+
+
+INVALID = {
+    "too small": ({"order": "A-17", "amount": -500}, "amount must have minimum 1"),
+    "a string": ({"order": "A-17", "amount": "40"}, "amount must have type 'integer'"),
+    "a list": ({"order": ["hunter22"], "amount": 40}, "order must have type 'string'"),
+    "missing": ({"order": "A-17"}, "'amount' is a required property"),
+}
+
+
+@each_sdk
+@pytest.mark.parametrize("case", INVALID)
+async def test_invalid_arguments_reach_no_approver_and_cost_no_budget(sdk: str, case: str) -> None:
+    arguments, reason = INVALID[case]
+    approver, log = Approver(), Log()
+    guard = shop_guard(approver=approver, audit_sink=log, max_tool_calls=1)
+    async with connected(sdk, govern(add_shop(plain_server(sdk)), guard)) as call:
+        refused = await call("refund", **arguments)
+        assert refused[:2] == (True, f"Refused (params): The arguments are not valid: {reason}.")
+        assert not (await call("refund", order="A-17", amount=40)).is_error
+        assert (await call("refund", order="A-17", amount=40)).text.startswith("Refused (budget)")
+    assert approver.seen == [{"order": "A-17", "amount": 40}]
+    assert log.stages() == ["params", "allowed", "budget"]
+    assert "hunter22" not in log.entries[0]["reason"]
+
+
+@each_mode
+async def test_json_in_a_string_is_opened_before_anybody_sees_it(mode: str) -> None:
+    approver, log = Approver(), Log()
+    server = govern(add_shop(plain_server("mcp")), shop_guard(approver=approver, audit_sink=log))
+    async with connected("mcp", server, mode) as call:
+        told = await call("refund", order="A-17", amount=40, notes='["late", "\\u0062roken"]')
+        assert told[:2] == (False, "refunded 40 of A-17 ['late', 'broken']")
+        escaped = await call("refund", order="A-17", amount=40, notes='["..\\/..\\/x"]')
+        assert escaped.text.startswith("Refused (pattern)")
+        for wrong in ('{"a": 1}', "[1]", "[" * 900 + "]" * 900):
+            refused = await call("refund", order="A-17", amount=40, notes=wrong)
+            assert refused.text.startswith("Refused (params)")
+    assert [params["notes"] for params in approver.seen] == [["late", "broken"]]
+
+
+@each_sdk
+async def test_json_for_a_parameter_that_is_a_string_stays_a_string(sdk: str) -> None:
+    server = plain_server(sdk)
+
+    @server.tool()
+    def echo(text: str, maybe: str | None = None) -> str:
+        """Return it."""
+        return f"{text} {maybe}"
+
+    async with connected(sdk, govern(server, guard_of("echo"))) as call:
+        for text in ('{"a": 1}', "[1, 2]", "null", '"quoted"', "12", "[no json"):
+            assert (await call("echo", text=text, maybe="[no json")).text == f"{text} [no json"
+
+
+@each_sdk
+async def test_a_tool_runs_with_what_was_checked_not_with_what_it_became(sdk: str) -> None:
+    sent: dict[str, Any] = {"order": "A-17", "amount": 40}
+
+    async def approver(_caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
+        sent["order"] = params["order"] = "../secrets"
+        return ApprovalStatus.APPROVED
+
+    server = govern(add_shop(plain_server(sdk)), shop_guard(approver=approver))
+    async with connected(sdk, server) as call:
+        assert (await call.client.call_tool("refund", sent)).content[
+            0
+        ].text == "refunded 40 of A-17"
+
+
+@each_sdk
+async def test_an_expression_that_python_does_not_know_is_left_to_the_tool(sdk: str) -> None:
+    server = plain_server(sdk)
+
+    @server.tool()
+    def greet(name: Annotated[str, Field(pattern=r"^\p{L}+$")], times: int = 1) -> str:
+        """Greet."""
+        return name * times
+
+    async with connected(sdk, govern(server, guard_of("greet"))) as call:
+        assert (await call("greet", name="Núñez"))[:2] == (False, "Núñez")
+        assert (await call("greet", name="1")).is_error
+        assert "times must have" in (await call("greet", name="Ana", times="2")).text
+
+
+@each_sdk
+async def test_a_tool_that_changes_at_run_time_is_checked_by_what_it_is_now(sdk: str) -> None:
+    server = plain_server(sdk)
+
+    def add_tool(kind: type) -> None:
+        def double(value: Any) -> str:
+            """Double it."""
+            return str(value * 2)
+
+        double.__annotations__["value"] = kind
+        server.tool()(double)
+
+    add_tool(int)
+    async with connected(sdk, govern(server, guard_of("double"))) as call:
+        assert (await call("double", value=2)).text == "4"
+        (server if sdk == "mcp" else server.local_provider).remove_tool("double")
+        assert (await call("double", value=2)).is_error
+        add_tool(str)
+        assert await call.tools() == ["double"]
+        assert (await call("double", value="ab")).text == "abab"
+
+
+async def test_each_version_of_a_fastmcp_tool_has_its_own_schema() -> None:
+    server = plain_server("fastmcp")
+    server.tool(lambda value: value + 1, name="next", version="1")
+
+    @server.tool(name="next", version="2")
+    def following(value: str) -> str:
+        return value + "+"
+
+    async with connected("fastmcp", govern(server, guard_of("next"))) as call:
+        assert (await call("next", value="a")).text == "a+"
+        old = await call.client.call_tool("next", {"value": 1}, version="1")
+        assert old.content[0].text == "2"
+
+
+def keeping(ran: list[Any]) -> Any:
+    async def call_tool(_ctx: Any, params: Any) -> CallToolResult:
+        ran.append(params.arguments)
+        return CallToolResult(content=[TextContent(text="ran")])
+
+    return call_tool
+
+
+@each_mode
+async def test_a_low_level_server_gets_valid_arguments_only_and_json_as_it_was_sent(
+    mode: str,
+) -> None:
+    ran: list[Any] = []
+    properties = {"a": {"type": ["integer", "string"]}}
+    server = low_level_server(keeping(ran), properties=properties)
+    govern(server, guard_of("run", "hidden"))
+    async with connected("mcp", server, mode) as call:
+        assert (await call("run", a="[1]"))[:2] == (False, "ran")
+        assert (await call("run", a=[1])).text.startswith("Refused (params)")
+        hidden = await call("hidden")
+        assert hidden.text == "Refused (params): The server has no such tool now."
+    assert ran == [{"a": "[1]"}]
+
+
+async def test_a_schema_elsewhere_is_never_fetched() -> None:
+    ran: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        reference = {"$ref": f"http://127.0.0.1:{elsewhere.getsockname()[1]}/schema.json"}
+        server = govern(low_level_server(keeping(ran), **reference), guard_of("run"))
+        async with connected("mcp", server) as call:
+            assert (await call("run")).text.startswith("Refused (error)")
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+    assert ran == []

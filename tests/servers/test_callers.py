@@ -1,0 +1,135 @@
+"""Who a caller is, and what that depends on."""
+
+import subprocess
+import sys
+from typing import Any
+
+import httpx2
+import pytest
+from fastmcp.server.auth.providers.jwt import StaticTokenVerifier
+from mcp.server.auth.provider import AccessToken
+from mcp.server.auth.settings import AuthSettings
+from mcp_guard.callers import bucket_label, verified_caller
+from pydantic import AnyHttpUrl
+from support.clients import MODES, each_mode, each_sdk, over_http, served_over_http
+from support.servers import Log, add_shop, govern, guard_of, plain_server
+
+pytestmark = pytest.mark.anyio
+
+
+def token(client: str = "webapp", subject: str | None = "alice", **claims: Any) -> AccessToken:
+    return AccessToken(token="", client_id=client, subject=subject, scopes=[], claims=claims)
+
+
+def test_two_holders_are_never_one_caller() -> None:
+    holders = [
+        token(),
+        token(subject="Alice"),
+        token(subject="alice "),
+        token(subject="ali\u212be"),
+        token(subject="ali\u00e5e"),
+        token(subject=None),
+        token(subject="null"),
+        token(client="webapp2"),
+        token(iss="https://a.example"),
+        token(iss="https://b.example"),
+        token(client='webapp", null, "alice'),
+        token(client='webapp", "x', subject='alice"'),
+        token(client="\uff02webapp"),
+    ]
+    callers = [verified_caller(holder, remote=True) for holder in holders]
+    assert verified_caller(None, remote=True) == ""
+    others = [verified_caller(None, remote=remote, allow_anonymous=True) for remote in (0, 1)]
+    assert others == ["stdio", "anonymous"]
+    assert len({*callers, *others}) == len(holders) + 2
+
+
+def test_every_id_that_a_token_gives_can_call() -> None:
+    guard = guard_of("a")
+    for subject in ("x" * 500, "Ana Núñez", "\x00\n\u202e\ud800", "auth0|5f7c8ec7c33c6c004bbafe82"):
+        assert guard.check_call(
+            verified_caller(token(subject=subject), remote=True), "a", {}
+        ).allowed
+
+
+def test_labels_are_few_evenly_used_and_the_same_in_every_process() -> None:
+    label = bucket_label(8)
+    labels = [label(f"caller {number}") for number in range(4_000)]
+    counts = [labels.count(f"caller-{bucket}") for bucket in range(8)]
+    assert sum(counts) == 4_000
+    assert min(counts) > 400
+    code = "from mcp_guard.callers import bucket_label; print(bucket_label(8)('Ana \\ud800'))"
+    environment = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "1"}
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)  # noqa: S603
+    assert printed.strip() == label("Ana \ud800")
+
+
+@pytest.mark.parametrize("buckets", [0, -1, 1.5, True, "8", None])
+def test_a_number_of_labels_that_is_none_is_refused(buckets: Any) -> None:
+    with pytest.raises(ValueError, match="buckets must be a positive integer"):
+        bucket_label(buckets)
+
+
+SUBJECTS = {"token-1": "00u1AbCdEf", "token-2": "00u1aBcDeF"}
+
+
+class Tokens:
+    async def verify_token(self, text: str) -> AccessToken | None:
+        return token(subject=SUBJECTS[text]) if text in SUBJECTS else None
+
+
+def authorised(sdk: str, address: str) -> Any:
+    if sdk == "mcp":
+        auth = AuthSettings(
+            issuer_url=AnyHttpUrl("http://127.0.0.1:1/"),
+            resource_server_url=AnyHttpUrl(f"{address}/mcp"),
+            validate_token_resource=False,  # these tokens name none
+        )
+        return plain_server(sdk, token_verifier=Tokens(), auth=auth)
+    tokens = {
+        text: {"client_id": "webapp", "sub": subject, "scopes": []}
+        for text, subject in SUBJECTS.items()
+    }
+    return plain_server(sdk, auth=StaticTokenVerifier(tokens))
+
+
+@each_sdk
+async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) -> None:
+    log = Log()
+
+    def shop(address: str) -> Any:
+        guard = guard_of("search", max_tool_calls=2, audit_sink=log)
+        return govern(add_shop(authorised(sdk, address)), guard)
+
+    async with served_over_http(shop) as url:
+        async with over_http(sdk, url, token="token-1") as call:  # noqa: S106 - of this test
+            for _ in range(2):
+                assert not (await call("search", query="tea")).is_error
+            posing = await call("search", query="tea", meta={"client_id": "x", "subject": "y"})
+            assert posing.text.startswith("Refused (budget)")
+        for mode in MODES:  # a new session does not start a new budget
+            async with over_http(sdk, url, mode, "token-1") as call:
+                assert (await call("search", query="tea")).text.startswith("Refused (budget)")
+            async with over_http(sdk, url, mode, "token-2") as call:
+                assert not (await call("search", query="tea")).is_error
+        entries = len(log.entries)
+        async with httpx2.AsyncClient(headers={"Authorization": "Bearer forged"}) as http:
+            assert (await http.post(url, json={})).status_code == 401
+    assert len(log.entries) == entries
+    callers = {entry["agent_id"] for entry in log.entries}
+    assert callers == {f'["webapp", null, "{subject}"]' for subject in SUBJECTS.values()}
+
+
+@each_mode
+@each_sdk
+async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str) -> None:
+    log = Log()
+
+    def shop(_address: str) -> Any:
+        return govern(add_shop(plain_server(sdk)), guard_of("search", audit_sink=log))
+
+    async with served_over_http(shop) as url, over_http(sdk, url, mode) as call:
+        assert await call.tools() == []
+        told = await call("search", query="tea")
+        assert told[:2] == (True, "Refused (caller): The caller is not known.")
+    assert log.stages() == ["caller"]
