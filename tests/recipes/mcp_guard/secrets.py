@@ -1,8 +1,8 @@
 r"""Cut out secrets: the formats that an issuer documents, and nothing that only looks like one.
 
-Left out, because they are guesses: ``Bearer`` and ``Authorization:`` with whatever follows,
-``password=`` and other labels in text, hexadecimal keys without a prefix, and personal data. A
-secret that is split, or encoded in another way than JSON's escapes, is not found either.
+Left out as guesses: ``Authorization:`` and ``Bearer`` with whatever follows, ``password=`` and the
+like in text, keys without a prefix, personal data. A secret in parts, or in another encoding than
+JSON's escapes, is not found.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
@@ -19,171 +19,96 @@ PLACEHOLDER = "[REDACTED]"
 
 
 class Format(NamedTuple):
-    """One issuer's format.
+    """One issuer's format: a start, and then what the expression ``secret`` matches.
 
-    A secret is one of ``starts`` and then what ``secret`` matches. With ``kept``, an expression,
-    the start and what ``kept`` matches are a label that stays, and only the rest is cut out.
     Examples are invented, and in parts, so that scanners of source code pass over them.
     """
 
     issuer: str
     starts: str  # separated by spaces
     secret: str
-    tail: str  # what follows a start in an example
-    near: tuple[str, ...] = ()  # what is no secret, though it looks like one
-    kept: str | None = None
-    before: str = ""  # what comes before a start in an example
-
-    @property
-    def examples(self) -> list[str]:
-        """One example for each start."""
-        return [self.before + start + self.tail for start in self.starts.split()]
+    tail: str  # follows a start in an example
+    near: str = ""  # looks like secrets and holds none
+    kept: str | None = None  # follows a start, and stays with it
+    before: str = ""  # comes before a start in an example
 
 
-_MIXED = "aB3dE5gH" * 12
+_MIX = "aB3dE5gH" * 12
 _HEX = "0a1b2c3d4e5f6789" * 4
 _END = "(?![A-Za-z0-9])"
 
-# What is unbounded on the right takes all of a run of its characters. No expression takes over 60
-# characters of a run that may hold another start, so that time grows with the text and no faster.
+# From one start, no expression reads far into text that can hold another start: it takes all of a
+# run, or gives up after a few characters. So time grows with the text and no faster.
+# fmt: off
 FORMATS = (
-    # "About authentication to GitHub"; a ghs_ of 2026 holds a JSON web token, which has its own row.
-    Format("GitHub", "ghp_ gho_ ghu_ ghs_ ghr_", "[A-Za-z0-9]{36,}", _MIXED[:36]),
-    Format("GitHub", "github_pat_", r"\w{40,}", f"{_MIXED[:22]}_{_MIXED[:59]}"),
-    # "GitLab token overview", section on prefixes.
-    Format(
-        "GitLab",
-        "glpat- gloas- gldt- glrt- glrtr- glcbt- glptt- glft- glimt- glagent- glsoat- glffct-",
-        r"[\w-]{20,}(?:(?:\.[0-9a-z]{2})?\.[0-9a-z]{9})?",
-        f"{_MIXED[:27]}.01.{_HEX[:9]}",
-    ),
-    # "Tokens" and "Sending messages using incoming webhooks".
-    Format(
-        "Slack",
-        "xoxb- xoxp- xoxa- xoxr- xoxs- xoxo- xoxe- xapp- xwfp-",
-        r"\d[A-Za-z0-9-]{19,}",
-        "1234567890-1234567890-" + _MIXED[:24],
-        near=("xoxb-your-bot-token-comes-here",),
-    ),
-    Format(
-        "Slack",
-        "hooks.slack.com/services/ hooks.slack.com/workflows/ hooks.slack.com/triggers/",
-        r"[TE]\w{8,}/\w{8,}/\w{20,}",
-        f"T0123ABCD/B0123ABCD/{_MIXED[:24]}",
-        kept="",
-    ),
-    # "Using OAuth 2.0", "API keys": an access token, a refresh token, a client's secret.
-    Format("Google", "AIza", r"[\w-]{35}(?![\w-])", _MIXED[:35], near=("AIza" + _MIXED[:36],)),
-    Format("Google", "ya29.", r"(?:[a-z]\.)?[\w-]{20,}", "a0" + _MIXED[:60]),
-    Format("Google", "GOCSPX-", r"[\w-]{28}", _MIXED[:28]),
-    Format(
-        "Google", "1//0", r"(?=[\w-]{0,20}[A-Z])[\w-]{40,}", _MIXED[:60], near=("1//0" + "-" * 60,)
-    ),
-    # "API keys" and "Webhooks": publishable keys (pk_) are no secret.
-    Format(
-        "Stripe",
-        "sk_live_ rk_live_ sk_test_ rk_test_",
-        "[A-Za-z0-9]{20,}",
-        _MIXED[:24],
-        near=("pk_live_" + _MIXED[:24], "risk_live_" + _MIXED[:24]),
-    ),
-    Format("Stripe", "whsec_", "[A-Za-z0-9+/]{32,}={0,2}", _MIXED[:32]),
-    # "IAM identifiers": other prefixes are users, roles and the like. Base 32, so no 0, 1, 8 or 9.
-    Format(
-        "AWS",
-        "AKIA ASIA ABIA ACCA",
-        "[A-Z2-7]{16}" + _END,
-        "Q2W3E4R5T6Y7U2I3",
-        near=("AROAQ2W3E4R5T6Y7U2I3", "ASIA2024010112345678", "AKIAQ2W3E4R5T6Y7U2I3A"),
-    ),
-    # "Configuration and credential file settings", and what AssumeRole returns.
-    Format(
-        "AWS",
-        "secret_access_key SECRET_ACCESS_KEY SecretAccessKey secretAccessKey",
-        "[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])",
-        f" = {_MIXED[:38]}/+",
-        near=("secret_access_key = " + _HEX,),
-        kept=r"[^A-Za-z0-9/+]{1,8}",
-    ),
-    # "Configure connection strings" and "Create a service SAS".
-    Format("Azure", "AccountKey=", "[A-Za-z0-9+/]{86}==", _MIXED[:86] + "==", kept=""),
-    Format("Azure", "SharedAccessKey=", "[A-Za-z0-9+/]{43}=", _MIXED[:43] + "=", kept=""),
-    Format(
-        "Azure",
-        "sig=",
-        "[A-Za-z0-9%+/]{43,60}(?:%3[Dd]|=)",
-        _MIXED[:43] + "%3D",
-        near=("sig=" + _HEX,),
-        kept="",
-    ),
-    Format(
-        "OpenAI",
-        "sk-proj- sk-svcacct- sk-admin-",
-        r"(?=[\w-]{0,30}[A-Z])[\w-]{40,}",
-        _MIXED[:80],
-        near=("desk-proj-" + _MIXED[:80], "sk-proj-" + "alpha-planning-" * 4),
-    ),
-    Format(
-        "OpenAI",
-        "sk-",
-        "(?=[a-z0-9]{0,30}[A-Z])[A-Za-z0-9]{32,}",
-        _MIXED[:48],
-        near=("task-" + _HEX[:32], "disk-" + _MIXED[:32], "doc-sk-" + _HEX[:32]),
-    ),
-    Format("Anthropic", "sk-ant-", r"[a-z]{3,5}\d\d-[\w-]{32,}", f"api03-{_MIXED[:93]}AA"),
-    Format("npm", "npm_", "[A-Za-z0-9]{36}" + _END, _MIXED[:36], near=("npm_config_registry",)),
-    # A macaroon: its first bytes name the index.
-    Format("PyPI", "pypi-AgE", r"[\w-]{50,}", "IcHlwaS5vcmc" + _MIXED[:80]),
-    Format("Hugging Face", "hf_", "[A-Za-z0-9]{34}" + _END, _MIXED[:34]),
-    Format("SendGrid", "SG.", r"[\w-]{22}\.[\w-]{43}(?![\w-])", f"{_MIXED[:22]}.{_MIXED[:43]}"),
+    # "About authentication to GitHub". An installation token of 2026 ends in a JSON web token.
+    Format("GitHub", "ghp_ gho_ ghu_ ghs_ ghr_", "[A-Za-z0-9]{36,}", _MIX[:36]),
+    Format("GitHub", "github_pat_", r"\w{40,}", f"{_MIX[:22]}_{_MIX[:59]}"),
+    # "GitLab token overview", token prefixes.
+    Format("GitLab",
+           "glpat- gloas- gldt- glrt- glrtr- glcbt- glptt- glft- glimt- glagent- glsoat- glffct-",
+           r"[\w-]{20,}(?:(?:\.[0-9a-z]{2})?\.[0-9a-z]{9})?", f"{_MIX[:27]}.01.{_HEX[:9]}"),
+    # "Tokens", "Sending messages using incoming webhooks".
+    Format("Slack", "xoxb- xoxp- xoxa- xoxr- xoxs- xoxo- xoxe- xapp- xwfp-", r"\d[A-Za-z0-9-]{19,}",
+           "1234567890-" + _MIX[:24], near="xoxb-your-bot-token-comes-here"),
+    Format("Slack", "hooks.slack.com/services/ hooks.slack.com/workflows/",
+           r"[TE]\w{8,}/\w{8,}/\w{20,}", f"T0123ABCD/B0123ABCD/{_MIX[:24]}", kept=""),
+    # "Manage API keys", "Using OAuth 2.0": an access token, a client's secret, a refresh token.
+    Format("Google", "AIza", r"[\w-]{35}(?![\w-])", _MIX[:35], near=f"AIza{_MIX[:36]}"),
+    Format("Google", "ya29.", r"(?:[a-z]\.)?[\w-]{20,}", "a0" + _MIX[:60]),
+    Format("Google", "GOCSPX-", r"[\w-]{28}", _MIX[:28]),
+    Format("Google", "1//0", r"(?=[\w-]{0,20}[A-Z])[\w-]{40,}", _MIX[:60], near="1//0" + "-" * 60),
+    # "API keys", "Webhooks". Publishable keys (pk_) are no secret.
+    Format("Stripe", "sk_live_ rk_live_ sk_test_ rk_test_", "[A-Za-z0-9]{20,}", _MIX[:24],
+           near=f"pk_live_{_MIX[:24]} risk_live_{_MIX[:24]}"),
+    Format("Stripe", "whsec_", "[A-Za-z0-9+/]{32,}={0,2}", _MIX[:32]),
+    # "IAM identifiers": other prefixes name users and roles. Base 32, so without 0, 1, 8 and 9.
+    Format("AWS", "AKIA ASIA ABIA ACCA", "[A-Z2-7]{16}" + _END, "Q2W3E4R5T6Y7U2I3",
+           near="AROAQ2W3E4R5T6Y7U2I3 ASIA2024010112345678 AKIAQ2W3E4R5T6Y7U2I3A"),
+    # "Configuration and credential file settings", and as AssumeRole spells it.
+    Format("AWS", "secret_access_key SECRET_ACCESS_KEY SecretAccessKey secretAccessKey",
+           "[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])", f" = {_MIX[:38]}/+",
+           near=f"secret_access_key = {_HEX}", kept="[^A-Za-z0-9/+]{1,8}"),
+    # "Configure connection strings", "Create a service SAS". Base64 of 64 or 32 bytes.
+    Format("Azure", "AccountKey= SharedAccessKey=", "[A-Za-z0-9+/]{43}(?:[A-Za-z0-9+/]{43}=)?=",
+           _MIX[:86] + "==", kept=""),
+    Format("Azure", "sig=", "[A-Za-z0-9%+/]{43,60}(?:%3[Dd]|=)", _MIX[:43] + "%3D",
+           near=f"sig={_HEX}", kept=""),
+    # "API key safety" and the help centres. A locale (sk) in front of an id has no capital letter.
+    Format("OpenAI", "sk-proj- sk-svcacct- sk-admin-", r"(?=[\w-]{0,30}[A-Z])[\w-]{40,}", _MIX[:80],
+           near=f"desk-proj-{_MIX[:80]} sk-proj-" + "alpha-planning-" * 4),
+    Format("OpenAI", "sk-", "(?=[a-z0-9]{0,30}[A-Z])[A-Za-z0-9]{32,}", _MIX[:48],
+           near=f"task-{_HEX[:32]} disk-{_MIX[:32]} doc-sk-{_HEX[:32]}"),
+    Format("Anthropic", "sk-ant-", r"[a-z]{3,5}\d\d-[\w-]{32,}", f"api03-{_MIX[:93]}AA"),
+    Format("npm", "npm_", "[A-Za-z0-9]{36}" + _END, _MIX[:36], near="npm_config_registry"),
+    Format("PyPI", "pypi-AgE", r"[\w-]{50,}", "IcHlwaS5vcmc" + _MIX[:80]),  # a macaroon
+    Format("Hugging Face", "hf_", "[A-Za-z0-9]{34}" + _END, _MIX[:34]),
+    Format("SendGrid", "SG.", r"[\w-]{22}\.[\w-]{43}(?![\w-])", f"{_MIX[:22]}.{_MIX[:43]}"),
     Format("DigitalOcean", "dop_v1_ doo_v1_ dor_v1_", "[a-f0-9]{64}" + _END, _HEX),
-    Format("Databricks", "dapi", r"[a-f0-9]{32}(?:-\d)?" + _END, _HEX[:32], near=("dapi" + _HEX,)),
+    Format("Databricks", "dapi", r"[a-f0-9]{32}(?:-\d)?" + _END, _HEX[:32], near=f"dapi{_HEX}"),
     Format("Shopify", "shpat_ shpca_ shppa_ shpss_", "[a-fA-F0-9]{32}" + _END, _HEX[:32]),
-    Format("Docker", "dckr_pat_ dckr_oat_", r"[\w-]{27,}", _MIXED[:27]),
-    Format("HashiCorp Vault", "hvs. hvb. hvr.", r"[\w-]{24,}", _MIXED[:90]),
-    Format("Notion", "ntn_", "[A-Za-z0-9]{40,}", _MIXED[:46]),
-    Format("Grafana", "glsa_", "[A-Za-z0-9]{32}_[a-f0-9]{8}" + _END, f"{_MIXED[:32]}_{_HEX[:8]}"),
-    Format("Linear", "lin_api_", "[A-Za-z0-9]{32,}", _MIXED[:40]),
-    # RFC 7519: signed claims. The header before them names an algorithm only, and stays.
-    Format(
-        "JSON web token",
-        ".eyJ",
-        r"(?<=[\w-]{16}\.eyJ)[\w-]+\.[\w-]{20,}",
-        f"zdWIiOiIxIn0.{_MIXED[:43]}",
-        near=("eyJhbGciOiJIUzI1NiJ9.eyJzdWIi", "a.eyJzdWIiOiIxIn0." + _MIXED[:43]),
-        before="eyJhbGciOiJIUzI1NiJ9",
-    ),
-    # RFC 7468, RFC 9580, OpenSSH's PROTOCOL.key. As far as the text goes if the end was cut off.
-    Format(
-        "Private key",
-        "-----BEGIN",
-        r"[A-Z0-9 ]{0,20} PRIVATE KEY(?: BLOCK)?-----"
-        r"(?=(?:[^-]|-(?!----)){0,300}?[A-Za-z0-9+/\\]{40})"
-        r"[^-]*(?:-(?!----)[^-]*)*(?:-----END[A-Z0-9 ]{1,40}-----)?",
-        f" RSA PRIVATE KEY-----\n{_MIXED[:64]}\n-----END RSA PRIVATE KEY-----",
-        near=(
-            "begins with -----BEGIN PRIVATE KEY----- and ends with -----END PRIVATE KEY-----",
-            f"-----BEGIN PUBLIC KEY-----\n{_MIXED[:64]}\n-----END PUBLIC KEY-----",
-        ),
-    ),
-    # RFC 3986, section 3.2.1: user and password before the host. Variables and asterisks are none.
-    Format(
-        "URL",
-        r"://  :\/\/",
-        r"(?!\$\w+@|\*+@|\d{1,5}[,;|)\]])[^\s/?#\"'<>{}\\\x7f-\U0010ffff]+(?=@(?!sha\d))",
-        "app:hunter22@db.internal/app",
-        near=(
-            "https://example.org:8443/@app",
-            "ssh://git@example.org:22/app",
-            "docker://alpine:3.19@sha256:0a1b",
-            "https://example.org:8080,mail@example.org",
-            "https://${USER}:${PASSWORD}@example.org",
-            "https://app:$PASSWORD@example.org and https://app:****@example.org",
-        ),
-        kept=r"[^\s/:?#\"'<>{}\\\x7f-\U0010ffff]*:",
-        before="postgres",
-    ),
+    Format("Docker", "dckr_pat_ dckr_oat_", r"[\w-]{27,}", _MIX[:27]),
+    Format("HashiCorp Vault", "hvs. hvb. hvr.", r"[\w-]{24,}", _MIX[:90]),
+    # RFC 7519: the signed claims. The header before them says how they are signed, and stays.
+    Format("JSON web token", ".eyJ", r"(?<=[\w-]{16}\.eyJ)[\w-]+\.[\w-]{20,}",
+           f"zdWIiOiIx.{_MIX[:43]}", near=f"eyJhbGciOiJIUzI1NiJ9.eyJzdWIi a.eyJzdWIi.{_MIX[:43]}",
+           before="eyJhbGciOiJIUzI1NiJ9"),
+    # RFC 7468, RFC 9580, OpenSSH's PROTOCOL.key. Without its end, a key is cut out up to a quote
+    # or the end of the text. A line that only names one is none.
+    Format("private key", "-----BEGIN", r"[A-Z0-9 ]{0,20} PRIVATE KEY(?: BLOCK)?-----"
+           r"(?=(?:[^-]|-(?!----)){0,300}?[A-Za-z0-9+/\\]{40})"
+           r'(?:(?=((?s:.*?)-----))\1END[A-Z0-9 ]{1,40}-----|[^"]*?(?="|-----|\Z))',
+           f" RSA PRIVATE KEY-----\n{_MIX[:64]}\n-----END RSA PRIVATE KEY-----",
+           near="from -----BEGIN PRIVATE KEY----- to -----END PRIVATE KEY-----"),
+    # RFC 3986, section 3.2.1: the password before a host. Variables and asterisks are none.
+    Format("URL", r"://  :\/\/",
+           r"(?!\$\w+@|\*+@|\d{1,5}[,;|)\]])[^\s/?#\"'<>{}\\\x7f-\U0010ffff]+(?=@(?!sha\d))",
+           "app:hunter22@db.internal/app", before="postgres",
+           near="http://a.example:8443/@app ssh://git@a.example:22/app docker://alpine:3@sha256:0a "
+           "http://a.example:80,b@a.example http://b:$PASS@a.example http://${USER}:${PASS}@a.example",
+           kept=r"[^\s/:?#\"'<>{}\\\x7f-\U0010ffff]*:"),
 )
+# fmt: on
 
 
 def _expression(form: Format, start: str) -> re.Pattern[str]:
@@ -206,21 +131,17 @@ _SEARCHES = [
 ]
 _SHORTEST = 20  # characters of a secret; only that of a URL can be shorter, and has an @ after it
 
-# A string of JSON; one that has no end, too, so that the rest is not read again from each quote.
-_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
-
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 # The last word of a key, or its last two: "db_password", "x-api-key", "clientSecret".
-_SECRET_NAMES = frozenset(
-    "password passwords passwd pwd passphrase passcode secret secrets token bearer credential"
-    " credentials authorization cookie cookies apikey apikeys privatekey accesskey secretkey signingkey"
-    " encryptionkey accountkey masterkey accesstoken authtoken refreshtoken clientsecret secretstring"
-    " secretvalue connectionstring".split()
+_SECRET_NAME = re.compile(
+    "passwords?|passwd|pwd|passphrase|passcode|secrets?|credentials?|authorization|cookies?|bearer"
+    "|(?:api|private|access|secret|signing|encryption|account|master)key|secret(?:string|value)"
+    "|(?:access|auth|refresh|session)?token|clientsecret|connectionstring"
 )
-# A place in a list or in a text, and the words that a language model's tokenizer adds.
-_PLACES = frozenset(
-    "page next previous prev continuation continue sync resume skip start cursor delta"
-    " bos eos pad unk sep cls mask stop special".split()
+# Before "token": a place in a list or in a text, or what a language model's tokenizer adds.
+_PLACE = re.compile(
+    "page|next|prev(?:ious)?|continu(?:e|ation)|sync|resume|skip|start|cursor|delta"
+    "|[be]os|pad|unk|sep|cls|mask|stop|special"
 )
 
 
@@ -231,8 +152,7 @@ def redact(text: str) -> str:
         text: Any text. Time grows with its length and no faster, whatever it holds.
 
     Returns:
-        The text with the placeholder for each secret. The rest is as it was, character for
-        character, and so is a text without secrets.
+        The text with the placeholder for each secret, and otherwise unchanged.
     """
     if len(text) < _SHORTEST and "@" not in text:
         return text
@@ -245,71 +165,64 @@ def redact(text: str) -> str:
 def redact_tree(value: Any, redact: Callable[[str], str] = redact, *, by_key: bool = False) -> Any:
     """Copy plain JSON with the secrets cut out of every key and string.
 
-    A secret that JSON's escapes hide inside a string is cut out as well: the quoted string that
-    holds it is written anew, and nothing else of the text.
+    A string that is JSON text is opened, because an escape can hide a secret, and written anew if
+    there was one.
 
     Args:
         value: Dicts, lists, strings, numbers, booleans and None, at most 64 levels deep.
         redact: What is done to a text. It may cut out more, such as personal data.
-        by_key: Also put the placeholder for each string and number under a key that names a secret,
-            in JSON inside strings too, and for the value of a name-and-value pair with such a name.
+        by_key: Cut out strings and numbers under a key that names a secret, too, and the value of a
+            name-and-value pair with such a name; in JSON inside strings as well.
 
     Returns:
-        The copy. Keys that have become equal are numbered, so no entry is lost.
+        The copy. Keys that have become equal are numbered, so that no entry is lost.
     """
-    return _tree(value, redact, by_key, hide=False)
+    return _Copier(redact, by_key).copy(value)
 
 
-def _tree(value: Any, redact: Callable[[str], str], by_key: bool, hide: bool) -> Any:
-    if isinstance(value, dict):
-        return _entries(value, redact, by_key, hide)
-    if isinstance(value, list):
-        return [_tree(item, redact, by_key, hide) for item in value]
-    if hide and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return PLACEHOLDER
-    return _text(value, redact, by_key) if isinstance(value, str) else value
+class _Copier(NamedTuple):
+    redact: Callable[[str], str]
+    by_key: bool
 
+    def copy(self, value: Any, hide: bool = False) -> Any:
+        if isinstance(value, dict):
+            return self.entries(value, hide)
+        if isinstance(value, list):
+            return [self.copy(item, hide) for item in value]
+        if hide and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            return PLACEHOLDER
+        return self.text(value) if isinstance(value, str) else value
 
-def _entries(
-    value: dict[str, Any], redact: Callable[[str], str], by_key: bool, hide: bool
-) -> dict[str, Any]:
-    copy: dict[str, Any] = {}
-    numbers = count(2)
-    named = by_key and any(
-        _names_a_secret(value.get(key)) for key in ("name", "key", "Name", "Key")
-    )
-    for key, item in value.items():
-        shown = name = _text(key, redact, by_key=False)
-        while name in copy:
-            name = f"{shown} {next(numbers)}"
-        hidden = hide or by_key and (_names_a_secret(key) or named and key in ("value", "Value"))
-        copy[name] = _tree(item, redact, by_key, hidden)
-    return copy
+    def entries(self, value: dict[str, Any], hide: bool) -> dict[str, Any]:
+        copy: dict[str, Any] = {}
+        numbers = count(2)
+        pair = self.by_key and any(map(_names_a_secret, (value.get("name"), value.get("key"))))
+        for key, item in value.items():
+            shown = name = self.text(key)
+            while name in copy:
+                name = f"{shown} {next(numbers)}"
+            named = self.by_key and (_names_a_secret(key) or (pair and key == "value"))
+            copy[name] = self.copy(item, hide or named)
+        return copy
 
-
-def _text(text: str, redact: Callable[[str], str], by_key: bool) -> str:
-    text = redact(text)
-    if '"' in text and ("\\u" in text or "\\/" in text):  # the escapes that can hide a letter
-        text = _QUOTED.sub(lambda quoted: _unescaped(quoted[0], redact), text)
-    if by_key and text.lstrip()[:1] in ("{", "["):
+    def text(self, text: str) -> str:
+        text = self.redact(text)
+        escaped = "\\u" in text or "\\/" in text  # the escapes that can hide a letter of a secret
+        if not (escaped or self.by_key) or text.lstrip()[:1] not in ("{", "[", '"'):
+            return text
         try:
-            opened = json.loads(text)
-            shown = _tree(opened, redact, by_key, hide=False)
-            return text if shown == opened else json.dumps(shown)
+            opened = json.loads(text, strict=False, object_pairs_hook=_with_all_pairs)
+            shown = self.copy(opened)
         except RecursionError:
             return PLACEHOLDER
         except ValueError:
-            pass
-    return text
+            return text
+        return text if shown == opened else json.dumps(shown)
 
 
-def _unescaped(quoted: str, redact: Callable[[str], str]) -> str:
-    try:
-        opened = json.loads(quoted, strict=False)
-    except ValueError:
-        return quoted
-    shown = _text(opened, redact, by_key=False)
-    return quoted if shown == opened else json.dumps(shown)
+def _with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
+    entries = dict(pairs)
+    return entries if len(entries) == len(pairs) else [{key: item} for key, item in pairs]
 
 
 def _names_a_secret(key: Any) -> bool:
@@ -319,6 +232,6 @@ def _names_a_secret(key: Any) -> bool:
 @lru_cache(maxsize=1024)
 def _ends_in_a_secret_name(key: str) -> bool:
     *_, before, last = ["", "", *(word.lower() for word in _WORD.findall(key))]
-    if last == "token" and before in _PLACES:
+    if last == "token" and _PLACE.fullmatch(before):
         return False
-    return last in _SECRET_NAMES or before + last in _SECRET_NAMES
+    return bool(_SECRET_NAME.fullmatch(last) or _SECRET_NAME.fullmatch(before + last))

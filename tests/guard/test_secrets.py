@@ -1,0 +1,251 @@
+"""Secrets are cut out by the formats that issuers document, and nothing else changes."""
+
+import json
+from itertools import islice
+
+import pytest
+from mcp_guard.secrets import FORMATS, PLACEHOLDER, Format, redact, redact_tree
+from support.hostile import hostile_texts
+
+TOKEN = "ghp_" + "aB3d" * 9
+HIDDEN = "\\u0067hp_" + "aB3d" * 9  # in JSON text the same as TOKEN
+
+
+def left(form: Format, start: str) -> str:
+    if form.issuer == "URL":
+        return f"{form.before}{start}app:{PLACEHOLDER}@db.internal/app"
+    kept = "" if form.kept is None else start + (" = " if form.kept else "")
+    return form.before + kept + PLACEHOLDER
+
+
+# (start, example, what is left of it)
+EXAMPLES = [
+    pytest.param(start, form.before + start + form.tail, left(form, start), id=start)
+    for form in FORMATS
+    for start in form.starts.split()
+]
+WORDS = [row for row in EXAMPLES if str(row.id)[0].isalnum()]  # those that could end a word
+
+
+def test_the_formats_are_those_of_twenty_issuers_and_more():
+    assert len({form.issuer for form in FORMATS}) >= 20
+    assert len(WORDS) >= 60
+
+
+@pytest.mark.parametrize(("start", "example", "shown"), EXAMPLES)
+class TestEachFormat:
+    def test_is_cut_out_and_nothing_else(self, start, example, shown):
+        assert start in example
+        assert redact(example) == shown
+        assert redact(f"The key ({example}) is new.") == f"The key ({shown}) is new."
+        assert redact(shown) == shown
+
+    def test_is_cut_out_of_json_text(self, start, example, shown):
+        text = redact_tree(json.dumps({start: f"first\n{example}\nlast\t{example}"}))
+        assert json.loads(text) == {start: f"first\n{shown}\nlast\t{shown}"}
+
+    def test_is_not_cut_out_where_it_ends_too_soon(self, start, example, shown):
+        short = example[: example.index(start) + len(start) + 9]
+        assert redact(short) == short != shown
+
+
+@pytest.mark.parametrize(("start", "example", "shown"), WORDS)
+class TestEachFormatThatCouldEndAWord:
+    BEFORE = ("密钥是", "é", "_", "-", "=", ":", '"', "'", "/", "\\/", "\\n", "\\r", "\\t", "\\\\n")
+    AFTER = ("密钥", "\\n", '"', "'", ",", ")", " ", "&", "<", "\\u5bc6")
+
+    def test_is_cut_out_beside_what_is_no_word(self, start, example, shown):
+        for before in (*self.BEFORE, "\\u5bc6", f"{start}%3D"):
+            assert redact(before + example) == before + shown
+        for after in self.AFTER:
+            assert redact(example + after) == shown + after
+
+    def test_is_no_part_of_a_word(self, start, example, shown):
+        assert example.startswith(start)
+        for before in ("x", "X", "7"):
+            assert redact(before + example) == before + example != shown
+
+
+@pytest.mark.parametrize("near", [form.near for form in FORMATS if form.near])
+def test_what_only_looks_like_a_secret_stays(near):
+    assert redact(near) == near
+
+
+@pytest.mark.parametrize(
+    "guess",
+    [
+        "Authorization: Bearer 8a7b6c5d4e3f2a1b8a7b6c5d4e3f2a1b",
+        "password=correct-horse-battery",
+        "api_key: 0123456789abcdef0123456789abcdef",
+        "4111 1111 1111 1111, 078-05-1120, mail@example.org, 192.0.2.1",
+        "6f1ed002ab5595859014ebf0951522d9 and 123e4567-e89b-12d3-a456-426614174000",
+    ],
+)
+def test_guesses_and_personal_data_stay(guess):
+    assert redact(guess) == guess
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["", "RSA ", "EC ", "DSA ", "ENCRYPTED ", "OPENSSH ", "PGP {} BLOCK"],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\\n", "\\\\n", " "])
+def test_each_kind_of_private_key_is_cut_out_to_its_end(label, newline):
+    name = label.format("PRIVATE KEY") if "{}" in label else f"{label}PRIVATE KEY"
+    headers = (
+        ("Proc-Type: 4,ENCRYPTED", "DEK-Info: AES-256-CBC,0A1B2C3D", "") if label == "RSA " else ()
+    )
+    lines = [
+        f"-----BEGIN {name}-----",
+        *headers,
+        "aB3/" * 16,
+        "aB3+" * 4 + "=",
+        f"-----END {name}-----",
+    ]
+    text = newline.join(lines)
+    assert redact(f"a {text} b {text}.") == f"a {PLACEHOLDER} b {PLACEHOLDER}."
+
+
+def test_a_private_key_without_its_end_is_cut_out_up_to_a_quote():
+    head = "-----BEGIN PRIVATE KEY-----\\n" + "aB3d" * 16
+    assert (
+        redact(f'{{"key": "{head}", "user": "app"}}')
+        == f'{{"key": "{PLACEHOLDER}", "user": "app"}}'
+    )
+    assert redact(head) == PLACEHOLDER
+
+
+def test_a_public_key_and_a_certificate_stay():
+    text = "".join(
+        f"-----BEGIN {kind}-----\n{'aB3d' * 16}\n-----END {kind}-----\n"
+        for kind in ("PUBLIC KEY", "CERTIFICATE", "PGP MESSAGE")
+    )
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:hunter22@cache:6379/0", "redis://:[REDACTED]@cache:6379/0"),
+        ("smtp://me@a.example:x@mail.a.example", "smtp://me@a.example:[REDACTED]@mail.a.example"),
+        ("http://u:p@ss@a.example", "http://u:[REDACTED]@a.example"),
+        ("http:\\/\\/u:hunter22@a.example\\/x", "http:\\/\\/u:[REDACTED]@a.example\\/x"),
+        ("x://u:p@h", "x://u:[REDACTED]@h"),
+    ],
+)
+def test_only_the_password_of_a_url_is_cut_out(url, shown):
+    assert redact(url) == shown
+
+
+def test_each_hostile_text_is_of_the_size_that_was_asked_for():
+    texts = dict(hostile_texts(1_000))
+    assert len(texts) > 1_000
+    assert {len(text) for text in texts.values()} == {1_000}
+    assert any(redact(text) != text for text in islice(texts.values(), 20))
+
+
+def test_a_tree_is_copied_and_every_key_and_string_redacted():
+    tree = {TOKEN: [TOKEN, 1, None, True, 1.5], "a": {"b": f"x {TOKEN}"}}
+    before = json.dumps(tree)
+    shown = redact_tree(tree)
+    assert shown == {PLACEHOLDER: [PLACEHOLDER, 1, None, True, 1.5], "a": {"b": f"x {PLACEHOLDER}"}}
+    assert json.dumps(tree) == before
+
+
+def test_keys_that_become_one_lose_no_entry():
+    tree = {TOKEN: 1, "[REDACTED] 2": 2, TOKEN + "a": 3, TOKEN + "b": 4}
+    assert list(redact_tree(tree).values()) == [1, 2, 3, 4]
+
+
+def test_a_redact_function_of_ones_own_replaces_ours():
+    tree = {"mail": "me@a.example", "token": TOKEN}
+    shown = redact_tree(tree, lambda text: text.replace("me@", "..@"))
+    assert shown == {"mail": "..@a.example", "token": TOKEN}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'"{HIDDEN}"',
+        f' {{"a": ["\n{HIDDEN}"]}}',
+        json.dumps([f'["{HIDDEN}"]']),
+        f'{{"{HIDDEN}": 1}}',
+    ],
+)
+def test_a_secret_that_escapes_hide_in_json_text_is_cut_out(text):
+    shown = redact_tree([text, {text: text}])
+    assert shown == [shown[0], {shown[0]: shown[0]}]
+    assert PLACEHOLDER in shown[0]
+    assert "aB3d" not in shown[0]
+    assert type(json.loads(shown[0])) is type(json.loads(text, strict=False))
+
+
+def test_an_escaped_slash_does_not_hide_the_password_of_a_url():
+    text = '{"key": "AccountKey=' + "a\\/" * 43 + '=="}'
+    assert json.loads(redact_tree(text)) == {"key": f"AccountKey={PLACEHOLDER}"}
+
+
+def test_a_key_that_stands_twice_hides_nothing():
+    text = f'{{"a": "{HIDDEN}", "a": 1}}'
+    assert json.loads(redact_tree(text)) == [{"a": PLACEHOLDER}, {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":  "caf\\u00e9",\n "a": 1e2}',
+        '["\\u0067", "https:\\/\\/a.example"]',
+        '{"password": "\\u0067"}',
+        '"\\u0067',
+        "{\\u0067}",
+        '["\\ud800"]',
+    ],
+)
+def test_json_text_without_a_secret_is_returned_as_it_was(text):
+    assert redact_tree([text]) == [text]
+
+
+def test_json_text_that_is_too_deep_to_open_is_cut_out():
+    assert redact_tree("[" * 100_000 + f'"{HIDDEN}"' + "]" * 100_000) == PLACEHOLDER
+
+
+NAMES = """password Password DB_PASSWORD dbPassword passwd pwd passphrase passcode clientSecret
+secret token access_token accessToken idToken csrf-token x-api-key apiKey apikey APIKey API_KEY
+api.key privateKey private-key accessKey secretKey credentials Authorization Proxy-Authorization
+cookie set-cookie connectionString password2"""
+OTHERS = """max_tokens tokens token_count tokenizer tokenType secretary secret_santa page_token
+nextPageToken next_token continuationToken syncToken eos_token pad_token cookie_banner keyboard
+monkey password_policy passport compass author authorized access_key_id api_key_id primary_key
+public_key sort_key key"""
+
+
+@pytest.mark.parametrize("key", [*NAMES.split(), "api key", "Client Secret", "A" * 99 + "_token"])
+def test_by_key_cuts_out_what_stands_under_the_name_of_a_secret(key):
+    tree = {key: "x", "list": [{key: ["x", {"user": "x", "on": True}, 123, None]}]}
+    shown = redact_tree(tree, by_key=True)
+    inner = [PLACEHOLDER, {"user": PLACEHOLDER, "on": True}, PLACEHOLDER, None]
+    assert shown == {key: PLACEHOLDER, "list": [{key: inner}]}
+    assert redact_tree(tree) == tree
+
+
+@pytest.mark.parametrize("key", OTHERS.split())
+def test_by_key_leaves_what_stands_under_another_name(key):
+    tree = {key: ["x", 500, {"y": "z"}]}
+    assert redact_tree(tree, by_key=True) == tree
+
+
+def test_by_key_cuts_out_the_value_of_a_pair_with_such_a_name():
+    tree = [
+        {"name": "DB_PASSWORD", "value": "x"},
+        {"key": "api_key", "value": "x", "enabled": "yes"},
+    ]
+    shown = redact_tree([*tree, {"name": "page", "value": "x"}], by_key=True)
+    assert [pair["value"] for pair in shown] == [PLACEHOLDER, PLACEHOLDER, "x"]
+    assert shown[1]["enabled"] == "yes"
+
+
+def test_by_key_opens_json_inside_strings():
+    text = json.dumps({"body": json.dumps({"user": "app", "password": "x"})})
+    shown = json.loads(redact_tree([text], by_key=True)[0])
+    assert json.loads(shown["body"]) == {"user": "app", "password": PLACEHOLDER}
+    assert redact_tree([text]) == [text]
