@@ -6,6 +6,7 @@ release's notes in ``tests/recipes/README.md``. ``__version__`` says which one a
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
 from .audit import JsonLinesAuditSink
+from .callers import bucket_label, verified_caller
 from .decisions import Decision, Detector, Limits, RateLimiter
 from .guard import Guard
 from .options import ToolRules
@@ -21,5 +22,7 @@ __all__ = [
     "Limits",
     "RateLimiter",
     "ToolRules",
+    "bucket_label",
     "redact",
+    "verified_caller",
 ]
