@@ -3,54 +3,55 @@
 # Every name in __all__ is the kernel's own object, so isinstance checks, pickles and docstrings
 # are the kernel's too. No behaviour lives here; what users need on top is in tests/recipes.
 
+import importlib.machinery as _machinery
 import sys as _sys
 from importlib import import_module as _import_module
-from importlib.util import find_spec as _find_spec
-from importlib.util import module_from_spec as _module_from_spec
+from types import ModuleType as _ModuleType
 from typing import Any as _Any
 
+_DEFERRED = ("agent_os", "agent_os.integrations")
+_DUNDERS = ("__all__", "__author__", "__license__", "__version__")  # that their __init__ define
 
-def _defer_init(package: str) -> bool:
-    """Publish *package* with its ``__init__`` yet to run; return whether it is installed.
 
-    The kernel's two ``__init__`` files import all of the kernel, pydantic and YAML. Submodules do
-    not need them, so each runs when a name that it defines is first read (PEP 562). It runs as the
-    submodule ``package.__init__``: the import system then locks it and runs it once.
+class _Deferring(_machinery.SourceFileLoader):
+    """Finds and loads those two packages, without running their ``__init__`` before it is used.
+
+    It imports all of the kernel, pydantic and YAML, and the modules that we need use none of that.
+    When a name that it defines is first read (PEP 562), it is imported as the submodule
+    ``package.__init__``: the import system locks it and runs it once.
     """
-    spec = _find_spec(package)
-    if spec is None or package in _sys.modules:  # another thread may have published it meanwhile
-        return spec is not None
-    module = _module_from_spec(spec)
-    namespace = vars(module)
 
-    def __getattr__(name: str) -> _Any:
-        # Code that walks sys.modules probes for dunders such as __wrapped__: that is not a use.
-        if name[:2] == "__" and name not in ("__all__", "__author__", "__license__", "__version__"):
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        real = _import_module(f"{package}.__init__")
-        # Running it may have bound a submodule of that name here, which then comes first.
-        return namespace[name] if name in namespace else getattr(real, name)
+    @classmethod
+    def find_spec(cls, name: str, path: _Any, target: _Any = None) -> _machinery.ModuleSpec | None:
+        if name not in _DEFERRED or target is not None:  # the target of a reload
+            return None
+        spec = _machinery.PathFinder.find_spec(name, path)
+        if spec is None or type(spec.loader) is not _machinery.SourceFileLoader:
+            return None  # a frozen program or an archive might not find the submodule
+        spec.loader = cls(name, spec.loader.path)
+        return spec
 
-    def __dir__() -> list[str]:
-        names = {*dir(_import_module(f"{package}.__init__")), *namespace}  # it binds submodules
-        return sorted(name for name in names if hasattr(module, name))
+    def exec_module(self, module: _ModuleType) -> None:
+        namespace, init = vars(module), f"{self.name}.__init__"
 
-    namespace.update(__getattr__=__getattr__, __dir__=__dir__)
-    # Another thread may be importing the package: then its module stays. If it has found it but not
-    # published it yet, a spec that is marked as being initialised makes us wait for its lock.
-    vars(spec).update(_initializing=True)
-    if _sys.modules.setdefault(package, module) is module:
-        _import_module(package)
-    vars(spec).update(_initializing=False)
-    parent, _, child = package.rpartition(".")
-    if parent and _sys.modules.get(package) is module:
-        setattr(_sys.modules[parent], child, module)
-    return True
+        def __getattr__(name: str) -> _Any:
+            # Code that walks sys.modules probes for dunders such as __wrapped__: that is not a use.
+            if name[:2] == "__" and name not in _DUNDERS:
+                raise AttributeError(f"module {self.name!r} has no attribute {name!r}")
+            ran = _import_module(init)  # which may bind a submodule of that name here: it is first
+            return namespace[name] if name in namespace else getattr(ran, name)
+
+        def __dir__() -> list[str]:
+            names = {*dir(_import_module(init)), *namespace}  # in this order, as it binds here
+            return sorted(name for name in names if hasattr(module, name))
+
+        namespace.update(__getattr__=__getattr__, __dir__=__dir__)
 
 
-# A frozen program names its modules at build time, and an imported kernel has paid already.
-if "agent_os" not in _sys.modules and not hasattr(_sys, "frozen") and _defer_init("agent_os"):
-    _defer_init("agent_os.integrations")
+if "agent_os" not in _sys.modules:
+    _sys.meta_path.insert(0, _Deferring)  # for good: other threads may be walking this list
+for _package in _DEFERRED:
+    _import_module(_package)  # by name: this waits for a thread that is importing it already
 
 from agent_os._mcp_metrics import MCPMetrics, MCPMetricsRecorder
 from agent_os.credential_redactor import CredentialMatch, CredentialPattern, CredentialRedactor

@@ -1,0 +1,196 @@
+"""Threads that import us and use the kernel at the same time.
+
+CPython by itself fails now and then where one thread imports a package and another a submodule of
+it, as it takes the two locks in either order. No thread here does that to the kernel without us.
+"""
+
+import pytest
+from support.first_imports import COUNT_RUNS_OF_INITS, LET_THE_KERNEL_WARN
+from support.isolated import run_isolated
+
+THREADS = f"""
+{COUNT_RUNS_OF_INITS}
+{LET_THE_KERNEL_WARN}
+import os, threading
+sys.setswitchinterval(1e-6)
+failures = []
+start = threading.Barrier(1)
+class Running(threading.Thread):
+    def __init__(self, code, *pauses_at):
+        super().__init__(daemon=True)
+        self.code, self.pauses_at = code, pauses_at
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.start()
+    def run(self):
+        start.wait()
+        try:
+            exec(self.code, {{}})
+        except BaseException as error:
+            failures.append((self.code, error))
+        self.reached.set()
+    def until_it_pauses(self):
+        assert self.reached.wait(60)
+        assert self.is_alive()
+    def until_it_is_done_or_waits_for_another(self):
+        while self.is_alive():
+            frame = sys._current_frames().get(self.ident)
+            running = frame and (frame.f_code.co_filename, frame.f_code.co_name)
+            if running == ("<frozen importlib._bootstrap>", "acquire"):
+                return
+            self.join(0.01)
+def pause(event, what):
+    thread = threading.current_thread()
+    if getattr(thread, "pauses_at", None) == (event, what):
+        thread.reached.set()
+        assert thread.go_on.wait(60)
+def pause_at(event, args):
+    if event == "import":
+        pause(event, args[0])
+    elif event == "exec":
+        pause(event, args[0].co_filename.replace(os.sep, "/").rpartition("/agent_os/")[2])
+sys.addaudithook(pause_at)
+def print_outcome():
+    import agent_os, agent_os.integrations, agent_mcp_governance
+    unbound = []
+    for name in [name for name in sys.modules if name.startswith("agent_os.")]:
+        parent, _, child = name.rpartition(".")
+        if getattr(sys.modules[parent], child, None) is not sys.modules[name]:
+            unbound.append(name)
+    agent_os.KernelSpace, agent_os.integrations.RateLimiter
+    print(failures, unbound)
+    print_runs()
+"""
+ALL_WENT_WELL = ["[] []", "1 1", ""]
+
+PAUSE_WHERE_A_MODULE_IS_FOUND = """
+from importlib.machinery import PathFinder, SourceFileLoader
+class PausingLoader(SourceFileLoader):
+    def create_module(self, spec):
+        pause("found", spec.name)
+class PausingFinder:
+    def find_spec(name, path=None, target=None):
+        if name.startswith("agent_os") and (spec := PathFinder.find_spec(name, path)):
+            spec.loader = PausingLoader(name, spec.origin)
+            return spec
+sys.meta_path.insert(0, PausingFinder)
+"""
+
+
+@pytest.mark.parametrize(
+    "pauses_at",
+    [
+        ("found", "agent_os"),
+        ("exec", "__init__.py"),
+        ("found", "agent_os.integrations"),
+        ("exec", "integrations/__init__.py"),
+        ("found", "agent_os.stateless"),
+        ("exec", "stateless.py"),
+    ],
+)
+def test_an_import_of_the_kernel_under_way_in_another_thread_stays_whole(
+    pauses_at: tuple[str, str],
+) -> None:
+    code = f"""
+{PAUSE_WHERE_A_MODULE_IS_FOUND}
+theirs = Running("import agent_os", *{pauses_at})
+theirs.until_it_pauses()
+ours = Running("import agent_mcp_governance")
+ours.until_it_is_done_or_waits_for_another()
+print(ours.is_alive())
+theirs.go_on.set()
+theirs.join()
+ours.join()
+print_outcome()
+"""
+    assert run_isolated(THREADS + code).split("\n") == ["True", *ALL_WENT_WELL]
+
+
+@pytest.mark.parametrize(
+    "pauses_at",
+    [
+        ("import", "agent_os._mcp_metrics"),
+        ("exec", "integrations/base.py"),
+        ("exec", "mcp_gateway.py"),
+        ("import", "agent_os.mcp_sliding_rate_limiter"),
+    ],
+)
+def test_the_kernel_can_be_used_at_any_point_of_our_import(pauses_at: tuple[str, str]) -> None:
+    code = f"""
+ours = Running("import agent_mcp_governance", *{pauses_at})
+ours.until_it_pauses()
+use = "import agent_os; agent_os.KernelSpace, agent_os.integrations.RateLimiter"
+theirs = Running(use)
+theirs.until_it_is_done_or_waits_for_another()
+ours.go_on.set()
+theirs.join()
+ours.join()
+print_outcome()
+"""
+    assert run_isolated(THREADS + code).split("\n") == ALL_WENT_WELL
+
+
+WHEN_ITS_PACKAGES_APPEAR = [
+    f"import sys\nwhile {package!r} not in sys.modules: pass\nimport agent_os.integrations\n"
+    for package in ("agent_os", "agent_os.integrations")
+]
+FIRST_USES_AFTER_US = """
+agent_os.KernelSpace
+agent_os.stateless
+agent_os.AgentsParser
+agent_os.integrations.RateLimiter
+agent_os.integrations.LangChainKernel
+agent_os.integrations.base.GovernancePolicy
+agent_os._CONTROL_PLANE_AVAILABLE
+dir(agent_os)
+dir(agent_os.integrations)
+import agent_os.policies
+import agent_os.server
+import agent_os.base_agent
+import agent_os.semantic_policy
+import agent_os.integrations.templates
+import agent_os.integrations.webhooks
+import agent_os.integrations.escalation
+import agent_os.mcp_cve_feed
+from agent_os import *
+from agent_os import MCPSecurityScanner
+from agent_os import transparency, trust_root
+import agent_os.integrations.drift_detector
+from agent_os.integrations import OpenAIKernel, DryRunPolicy
+from agent_os.sandbox import *
+from agent_os.sandbox_provider import *
+"""
+RACES = {
+    "us and the kernel in six ways": [
+        "import agent_mcp_governance",
+        "from agent_mcp_governance import MCPGateway",
+        "import agent_os; agent_os.KernelSpace",
+        "from agent_os import KernelSpace",
+        "from agent_os import integrations; integrations.RateLimiter",
+        "from agent_os import mcp_gateway; mcp_gateway.MCPGateway",
+    ],
+    "us and the kernel as soon as it appears": [
+        "import agent_mcp_governance",
+        *(
+            f"{when_it_appears}{use}"
+            for when_it_appears in WHEN_ITS_PACKAGES_APPEAR
+            for use in ("agent_os.integrations.RateLimiter", "agent_os.KernelSpace")
+        ),
+    ],
+    "the kernel after us in every way": [
+        f"import agent_mcp_governance, agent_os, agent_os.integrations; {use}"
+        for use in FIRST_USES_AFTER_US.strip().splitlines()
+    ],
+}
+
+
+@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("race", RACES)
+def test_threads_that_race_all_succeed(race: str, attempt: int) -> None:
+    code = f"""
+start = threading.Barrier({len(RACES[race])})
+racing = [Running(use) for use in {RACES[race]!r}]
+for thread in racing:
+    thread.join()
+print_outcome()
+"""
+    assert run_isolated(THREADS + code).split("\n") == ALL_WENT_WELL, f"attempt {attempt}"
