@@ -10,11 +10,13 @@ from support.names import HOMES
 KERNEL_MODULES = {*HOMES.values(), "agent_os.exceptions", "agent_os.prompt_injection"}
 PLACEHOLDERS = frozenset({"agent_os", "agent_os.integrations"})
 
+# Where a distributor splits the standard library, traceback imports _missing_stdlib_info (3.15).
 _LIST_WHAT_OUR_IMPORT_LOADS = """
+standard = sys.stdlib_module_names | {"_missing_stdlib_info"}
 before = set(sys.modules)
 import agent_mcp_governance
 for name in set(sys.modules) - before:
-    if name.partition(".")[0] not in sys.stdlib_module_names:
+    if name.partition(".")[0] not in standard:
         print(name)
 """
 
