@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mcp_guard import Guard, JsonLinesAuditSink, Limits
+from mcp_guard import Guard, JsonLinesAuditSink, Limits, flow
+from mcp_guard.windows import Window
 from support.guards import make_guard, run
 
 from agent_mcp_governance import ApprovalStatus
@@ -128,6 +129,26 @@ def test_a_part_whose_own_future_is_cancelled_denies(option: str) -> None:
     assert "CancelledError" in log[0]["detail"]
 
 
+def test_a_lock_that_is_never_released_refuses_and_does_not_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flow, "LOCK_TIMEOUT", 0.01)  # seconds
+    inner: list[str] = []
+
+    def clock() -> float:  # it is read within the lock of the window, or of the budget
+        if not inner:
+            inner.append("")
+            inner.append(guard.check_call("bob", "search", {}).stage)
+        return 0.0
+
+    for option, stage in (("budget", "rate_limit"), ("limiter", "budget")):
+        inner.clear()
+        counter = SimpleNamespace(try_acquire=lambda _: True)
+        guard, log = make_guard(**{option: counter}, clock=clock)
+        assert guard.check_call("alice", "search", {}).allowed
+        assert (inner, log[0]["detail"]) == (["", stage], "TimeoutError")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("option", ["limiter", "budget"])
@@ -147,12 +168,14 @@ def test_a_child_forked_while_locks_are_held_decides(tmp_path: Path, option: str
     holder = threading.Thread(target=Guard.check_call, args=(guard, "alice", "search", {}))
     holder.start()
     assert reached.wait(60)
-    with sink._lock, guard.audit._lock:
+    window = Window(1, 60.0, clock, 10)
+    with sink._lock, guard.audit._lock, window._lock, window._limiter._state_lock:
         child = os.fork()
         if not child:
             decisions = [guard.check_call("bob", "search", {})]
             decisions.append(run(guard.acheck_call("bob", "search", {})))
-            os._exit(0 if all(decision.allowed for decision in decisions) else 1)
+            allowed = all(decision.allowed for decision in decisions)
+            os._exit(0 if allowed and window.try_acquire("bob") else 1)
     go_on.set()
     holder.join(60)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

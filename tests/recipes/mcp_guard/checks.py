@@ -34,7 +34,7 @@ class Refused(Exception):  # noqa: N818 - no error, and it never leaves the guar
     def __init__(self, stage: Stage, reason: str, detail: str = "") -> None:
         """Keep *stage*, *reason* and *detail*."""
         super().__init__(reason)
-        self.stage, self.reason, self.detail = stage, reason[:1_000], detail[:1_000]
+        self.stage, self.reason, self.detail = stage, reason[:1_000], detail
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Checks:
         refusal = Refused(stage, reason, detail)
         if not self.observe or stage not in _POLICY:
             raise refusal
-        check.would_refuse.append(f"{stage}: {refusal.detail or reason}")
+        check.would_refuse.append(f"{stage}: {detail or reason}")
 
     def _identify(self, check: Check, caller: object, tool: object) -> str:
         name = tool if type(tool) is str else ""
