@@ -4,6 +4,7 @@ import socket
 from typing import Annotated, Any
 
 import pytest
+from fastmcp.server.middleware import Middleware
 from mcp.types import CallToolResult, TextContent
 from pydantic import Field
 from support.clients import connected, each_mode, each_sdk
@@ -88,17 +89,25 @@ async def test_json_for_a_parameter_that_is_a_string_stays_a_string(sdk: str) ->
 
 @each_sdk
 async def test_a_tool_runs_with_what_was_checked_not_with_what_it_became(sdk: str) -> None:
-    sent: dict[str, Any] = {"order": "A-17", "amount": 40}
+    requests: list[Any] = []
 
-    async def approver(_caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
-        sent["order"] = params["order"] = "../secrets"
+    class Outer(Middleware):
+        """Other code in the server, that keeps a request and changes it."""
+
+        async def __call__(self, context: Any, call_next: Any) -> Any:
+            requests.append(context)
+            return await call_next(context)
+
+    async def approver(*_: object) -> ApprovalStatus:
+        sent = requests[-1]
+        arguments = sent.params["arguments"] if sdk == "mcp" else sent.message.arguments
+        arguments["order"] = "../secrets"
         return ApprovalStatus.APPROVED
 
-    server = govern(add_shop(plain_server(sdk)), shop_guard(approver=approver))
-    async with connected(sdk, server) as call:
-        assert (await call.client.call_tool("refund", sent)).content[
-            0
-        ].text == "refunded 40 of A-17"
+    server = add_shop(plain_server(sdk))
+    server.middleware.append(Outer())
+    async with connected(sdk, govern(server, shop_guard(approver=approver))) as call:
+        assert (await call("refund", order="A-17", amount=40)).text == "refunded 40 of A-17"
 
 
 @each_sdk
@@ -131,11 +140,13 @@ async def test_a_tool_that_changes_at_run_time_is_checked_by_what_it_is_now(sdk:
     add_tool(int)
     async with connected(sdk, govern(server, guard_of("double"))) as call:
         assert (await call("double", value=2)).text == "4"
-        (server if sdk == "mcp" else server.local_provider).remove_tool("double")
-        assert (await call("double", value=2)).is_error
-        add_tool(str)
-        assert await call.tools() == ["double"]
-        assert (await call("double", value="ab")).text == "abab"
+        for kind, value, doubled in [(str, "ab", "abab"), (int, 3, "6")]:
+            (server if sdk == "mcp" else server.local_provider).remove_tool("double")
+            assert (await call("double", value=value)).is_error
+            add_tool(kind)
+            if kind is int:  # the client lists the tools, as a notification tells it to
+                assert await call.tools() == ["double"]
+            assert (await call("double", value=value)).text == doubled
 
 
 async def test_each_version_of_a_fastmcp_tool_has_its_own_schema() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fastmcp.server.transforms import Transform
 from mcp import MCPError
 from mcp.server.lowlevel import Server
 from mcp.types import CallToolResult, ListToolsResult
@@ -135,3 +136,20 @@ async def test_a_low_level_server_that_cannot_list_its_tools_runs_none(mode: str
         told = await call("run")
     assert told[:2] == (True, "Refused (params): The server has no such tool now.")
     assert ran == []
+
+
+async def test_a_fastmcp_server_that_cannot_find_its_tool_tells_no_secret() -> None:
+    failures: list[Exception] = []
+
+    class Broken(Transform):
+        async def get_tool(self, name: str, call_next: Any, *, version: Any = None) -> Any:
+            for failure in failures:
+                raise failure
+            return await call_next(name, version=version)
+
+    server = raising("fastmcp")
+    server.add_transform(Broken())
+    failures.append(RuntimeError(f"cannot use {TOKEN}"))
+    async with connected("fastmcp", server) as call:
+        told = await call("crash", text="")
+    assert told[:2] == (True, "Refused (params): The server has no such tool now.")

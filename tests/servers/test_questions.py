@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from mcp import MCPError
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.types import (
     CallToolResult,
     ElicitRequest,
@@ -97,3 +98,18 @@ async def test_the_state_of_a_low_level_server_is_its_own() -> None:
         with pytest.raises(MCPError, match="Invalid or expired requestState"):
             await call.client.session.call_tool("run", {}, request_state="may refund 9999")
     assert states == [None, "may refund 10"]
+
+
+def test_a_server_with_a_key_of_its_own_keeps_it() -> None:
+    def boundaries(server: Any) -> list[Any]:
+        return [part for part in server.middleware if isinstance(part, RequestStateBoundary)]
+
+    security = RequestStateSecurity(keys=["k" * 32])
+    high_level = plain_server("mcp", request_state_security=security)
+    low_level = low_level_server(print)
+    low_level.middleware.append(RequestStateBoundary(security, default_audience="shop"))
+    high_level.tool("run")(lambda: "")
+    for server in (high_level, low_level):
+        own = boundaries(server)
+        assert len(own) == 1
+        assert boundaries(govern(server, guard_of("run"))) == own

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fastmcp.server.extensions import ServerExtension
-from fastmcp.tools.base import RawStructuredToolResult, ToolResult
+from fastmcp.tools.base import ToolResult
 from mcp.types import (
     AudioContent,
     BlobResourceContents,
@@ -17,6 +17,7 @@ from mcp.types import (
     TextResourceContents,
 )
 from mcp_guard import Limits
+from mcp_guard.adapters import governed
 from support.clients import connected, each_mode, each_sdk
 from support.servers import TOKEN, Log, govern, guard_of, plain_server
 
@@ -113,6 +114,15 @@ async def test_structured_content_that_looks_like_an_image_is_looked_into(sdk: s
     assert sent == {"content": [{**block, "data": "[REDACTED]"}]}
 
 
+async def test_a_result_of_an_extensions_own_type_is_looked_into() -> None:
+    async def run(_arguments: dict[str, Any]) -> Any:
+        block = {"type": "image", "data": TOKEN, "mimeType": "image/png"}
+        return {"resultType": "com.example/task", "content": [block]}
+
+    sent = await governed(guard_of("a"), "stdio", "a", {}, {}, None, run)
+    assert sent["content"][0]["data"] == "[REDACTED]"
+
+
 @each_sdk
 async def test_a_response_over_its_cap_is_refused_and_the_next_one_is_not(sdk: str) -> None:
     server = plain_server(sdk)
@@ -145,17 +155,11 @@ async def test_the_result_that_fastmcp_sends_is_the_one_that_is_checked(secret: 
         result.structured_content = {"value": secret}
         return result
 
-    @server.tool()
-    def listed() -> ToolResult:
-        """Return what a proxy may: structured content that is no object."""
-        return RawStructuredToolResult([TextContent(text="fine")], [secret])
-
     shown = "[REDACTED]" if secret is TOKEN else secret
-    async with connected("fastmcp", govern(server, guard_of("hide", "listed"))) as call:
+    async with connected("fastmcp", govern(server, guard_of("hide"))) as call:
         told = await call("hide")
         assert told.text == shown
         assert told.result.structured_content == {"value": shown}
-        assert (await call("listed")).result.structured_content == [shown]
 
 
 class Shortcut(ServerExtension):
