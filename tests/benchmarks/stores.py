@@ -11,12 +11,12 @@ import logging
 import multiprocessing
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import common
@@ -24,21 +24,20 @@ import common
 TESTS = Path(__file__).parents[1]
 sys.path += [str(TESTS), str(TESTS / "recipes")]
 
-import redis_stores  # noqa: E402 - it is not installed
-from guard import Guard  # noqa: E402
-from test_redis import DURABLE, Server, find_server  # noqa: E402
+from mcp_guard import Guard, redis_stores  # noqa: E402 - it is not installed
+from mcp_guard.redis_sessions import RedisSessionStore  # noqa: E402
+from mcp_guard.signed_messages import SignedChannel  # noqa: E402
+from mcp_guard.windows import Budget, Window  # noqa: E402
+from support.redis_server import DURABLE, Server, find_server  # noqa: E402
 
 from agent_mcp_governance import (  # noqa: E402
     GovernancePolicy,
     InMemoryAuditSink,
-    MCPGateway,
-    MCPMessageSigner,
     MCPSessionAuthenticator,
-    MCPSlidingRateLimiter,
 )
 
 MEMORY, REDIS, DISK = ARMS = "in memory", "Redis", "Redis, to disk"
-OPERATIONS = ("verify_message", "validate_session", "try_acquire", "intercept_tool_call", "guard")
+OPERATIONS = ("verify", "validate_session", "window", "budget", "guard")
 PROCESSES = (1, 4)
 CALLS = 50  # of one operation before the next arm takes its turn
 MANY = 10**6  # a limit that nobody reaches
@@ -47,46 +46,37 @@ AGENT = "agent"
 together: Barrier
 
 
-def parts_in(url: str | None) -> dict[str, Any]:
-    """Return the stores, as keyword arguments of the classes that take them."""
-    policy = GovernancePolicy(allowed_tools=["read"], max_tool_calls=MANY, log_all_calls=False)
+def parts_in(url: str | None) -> tuple[Any, ...]:
+    """Return nonces, sessions, window and budget; None is for the default of what takes it."""
     if url is None:
-        return {
-            "policy": policy,
-            "nonces": None,
-            "sessions": None,
-            "limiter": MCPSlidingRateLimiter(max_calls_per_window=MANY, window_size=0.1),
-            "budget": None,
-        }
+        window = Window(MANY, 0.1, time.monotonic, max_callers=10)
+        return None, None, window, Budget(MANY, None, time.monotonic, max_callers=10)
     client = redis_stores.make_client(url, timeout=10.0)
-    return {
-        "policy": policy,
-        "nonces": redis_stores.RedisNonceStore(client),
-        "sessions": redis_stores.RedisSessionStore(client, secret=b"s" * 32, max_sessions=100),
-        "limiter": redis_stores.RedisRateLimiter(client, max_calls_per_window=MANY, window_size=1),
-        "budget": redis_stores.RedisBudgetStore(client, policy),
-    }
+    return (
+        redis_stores.RedisNonceStore(client),
+        RedisSessionStore(client, secret=b"s" * 32, max_sessions=100),
+        redis_stores.RedisRateLimiter(client, max_calls_per_window=MANY, window_size=1),
+        redis_stores.RedisBudget(client, max_calls=MANY, period=3_600),
+    )
 
 
 def operations(url: str | None) -> dict[str, Callable[[], bool]]:
     """Return a call of each operation that says whether it was granted, which it has to be."""
-    parts = parts_in(url)
-    signer = MCPMessageSigner(b"k" * 32, nonce_store=parts["nonces"])
-    sessions = MCPSessionAuthenticator(session_store=parts["sessions"])
-    gateway = MCPGateway(parts["policy"], rate_limit_store=parts["budget"])
-    guard = Guard(
-        parts["policy"],
-        audit_sink=InMemoryAuditSink(),
-        limiter=parts["limiter"],
-        budget_store=parts["budget"],
-    )
-    token = sessions.create_session(AGENT)
+    nonces, sessions, window, budget = parts_in(url)
+    keys = {"send_key": b"a" * 32, "receive_key": b"b" * 32}
+    here = SignedChannel(me="here", peer="there", **keys)
+    keys = {"send_key": b"b" * 32, "receive_key": b"a" * 32}
+    there = SignedChannel(me="there", peer="here", nonce_store=nonces, **keys)
+    authenticator = MCPSessionAuthenticator(session_store=sessions)
+    token = authenticator.create_session(AGENT)
+    policy = GovernancePolicy(allowed_tools=["read"], max_tool_calls=MANY)
+    guard = Guard(policy, audit_sink=InMemoryAuditSink(), limiter=window, budget=budget)
     params = {"path": "notes/today.txt", "lines": 20}
     return {
-        "verify_message": lambda: signer.verify_message(signer.sign_message("payload")).is_valid,
-        "validate_session": lambda: sessions.validate_session(AGENT, token) is not None,
-        "try_acquire": lambda: parts["limiter"].try_acquire(AGENT),
-        "intercept_tool_call": lambda: gateway.intercept_tool_call(AGENT, "read", params)[0],
+        "verify": lambda: there.verify(here.sign("body")) == "body",
+        "validate_session": lambda: authenticator.validate_session(AGENT, token) is not None,
+        "window": lambda: window.try_acquire(AGENT),
+        "budget": lambda: budget.try_acquire(AGENT),
         "guard": lambda: guard.check_call(AGENT, "read", params).allowed,
     }
 
@@ -108,9 +98,9 @@ def time_calls(urls: dict[str, str | None], rounds: int) -> dict[tuple[str, str]
             call = arms[arm][name]
             together.wait()
             for _ in range(CALLS):
-                start = perf_counter()
+                start = time.perf_counter()
                 granted = call()
-                taken[arm, name].append(perf_counter() - start)
+                taken[arm, name].append(time.perf_counter() - start)
                 if granted is not True:
                     raise RuntimeError(f"{name} was refused")
     return taken

@@ -1,0 +1,297 @@
+"""The channel: who signed, for whom, when, and once."""
+
+import base64
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from textwrap import dedent
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mcp_guard import signed_messages
+from mcp_guard.signed_messages import LiveNonceStore, from_wire, to_wire
+from support.signing import (
+    BODY,
+    EPOCH,
+    HEADER,
+    NEXT_KEY,
+    REPLY_KEY,
+    REQUEST_KEY,
+    THIRD_KEY,
+    WINDOW,
+    FakeClock,
+    accepts,
+    assert_refused,
+    client,
+    cut,
+    now,
+    server,
+    signed_by_hand,
+)
+
+from agent_mcp_governance import InMemoryNonceStore, MCPMessageSigner
+
+pytestmark = pytest.mark.usefixtures("logs_are_clean")
+
+Reasons = Callable[[], list[str]]
+FORGED = "wrong signature, or outside the replay window"
+
+
+def test_the_docstring_begins_with_the_restart_and_its_example_runs() -> None:
+    doc = str(signed_messages.__doc__)
+    assert {"restart", "RedisNonceStore"} <= set(doc.splitlines()[0].split())
+    example = doc.split("::\n\n", 1)[1].split("\n\nA server", 1)[0]
+    assert "assert server.verify" in example
+    exec(dedent(example), dict(vars(signed_messages)))  # noqa: S102 - the recipe's own text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("payload", HEADER + text) for text in ("", "x", BODY + " ", BODY + "\0", BODY.upper())),
+        *(("payload", text + HEADER + BODY) for text in ("\ufeff", "\u200b")),
+        ("payload", HEADER + BODY.replace("a", "\u0430")),
+        *(("nonce", "f" * 32), ("signature", base64.b64encode(bytes(32)).decode())),
+        *(("sender_id", name) for name in ("mallory", "server", "Client")),
+        *(("timestamp", timedelta(milliseconds=later)) for later in (-1000, -1, 1, 1000)),
+    ],
+)
+def test_a_changed_field_is_refused_and_the_message_still_arrives(field: str, value: Any) -> None:
+    there, envelope = server(), client().sign(BODY)
+    changed = envelope.timestamp + value if field == "timestamp" else value
+    assert_refused(there.verify, replace(envelope, **{field: changed}))
+    assert there.verify(envelope) == BODY
+
+
+@pytest.mark.parametrize(
+    ("sender", "payload", "nonce", "parts"),
+    [
+        ("client", HEADER + "transfer|100|bob", 1, 2),
+        ("client", HEADER + "note|" + HEADER + "delete everything", 1, 2),
+        ("client|x", HEADER + BODY, 1, 1),
+        (None, "|client|" + HEADER + BODY, 1, 3),
+        ("LATER", "client|" + HEADER + BODY, 2, 1),
+        ("client", HEADER + "x|LATER|client|" + HEADER + BODY, 4, 1),
+    ],
+)
+def test_bars_cannot_be_moved_between_the_fields(
+    sender: str | None, payload: str, nonce: int, parts: int
+) -> None:
+    """The kernel alone accepts each; the last frees a body as a message of its own."""
+    later = str((now() + timedelta(minutes=4) - EPOCH) // timedelta(milliseconds=1))
+    sender = sender and sender.replace("LATER", later)
+    message = signed_by_hand(payload.replace("LATER", later), sender=sender)
+    recut = cut(message, nonce, parts)
+    assert MCPMessageSigner(REQUEST_KEY).verify_message(recut).is_valid
+    assert_refused(server().verify, recut)
+
+
+def test_a_message_cannot_be_sent_back_to_its_sender() -> None:
+    here = client()
+    assert_refused(here.verify, here.sign(BODY))
+    reflected = signed_by_hand(key=REPLY_KEY, sender="server")  # one key for both directions
+    assert_refused(here.verify, reflected)
+
+
+def test_a_message_for_another_audience_is_refused_and_burns_no_nonce() -> None:
+    there = server()
+    strayed = signed_by_hand("mcp-signed/1 client files\n" + BODY)
+    assert_refused(there.verify, strayed)
+    assert there.verify(signed_by_hand(nonce=strayed.nonce)) == BODY
+
+
+def test_only_the_exact_header_is_accepted(reasons: Reasons) -> None:
+    others = ["", BODY, *(before + HEADER for before in "\n \ufeff")]
+    others += [HEADER[:-1] + after for after in ("", "\r\n", " \n", "2\n")]
+    others += [HEADER.replace(*change) for change in (("1", "2"), ("c", "C"), (" ", "  "))]
+    others += [f"mcp-signed/1 {names}\n" for names in ("server client", "mallory server")]
+    for payload in others:
+        assert_refused(server().verify, signed_by_hand(payload))
+    assert reasons() == ["for another direction or audience"] * 14
+
+
+def test_only_the_exact_sender_and_key_are_accepted(reasons: Reasons) -> None:
+    for sender in ("mallory", "Client", "server", "client2"):
+        assert_refused(server().verify, signed_by_hand(sender=sender))
+    for key in (NEXT_KEY, REPLY_KEY, REQUEST_KEY[:31]):
+        assert_refused(server().verify, signed_by_hand(key=key))
+    assert reasons() == ["not from the peer"] * 4 + [FORGED] * 3
+
+
+@pytest.mark.parametrize("seconds", [0, 240, -240, 301, 3_600, 10**9, -400, -3_600, -(10**9)])
+def test_a_message_is_accepted_inside_the_window_only(seconds: int) -> None:
+    message = signed_by_hand(age=timedelta(seconds=seconds))
+    assert accepts(server(), message) == (abs(seconds) < 300)
+    assert accepts(server(replay_window=timedelta(seconds=10)), message) == (seconds == 0)
+
+
+@pytest.mark.parametrize("microseconds", [0, 1, 999])
+@pytest.mark.parametrize(
+    ("start", "inexact"), [(2**31 * 1000 - 1000, False), (2**31 * 1000, True), (2**41, False)]
+)
+def test_every_millisecond_is_accepted_before_in_and_after_2038(
+    monkeypatch: pytest.MonkeyPatch, start: int, inexact: bool, microseconds: int
+) -> None:
+    kernel, time = sys.modules[MCPMessageSigner.__module__], EPOCH
+    here, there = client(), server(clock=lambda: time)
+    rounded_down = 0
+    for milliseconds in range(start, start + 1_000):
+        exact = EPOCH + timedelta(milliseconds=milliseconds)
+        rounded_down += int(exact.timestamp() * 1000) < milliseconds
+        time = exact + timedelta(microseconds=microseconds)
+        monkeypatch.setattr(kernel, "_utcnow", lambda time=time: time)
+        assert there.verify(from_wire(to_wire(here.sign("")))) == ""
+    assert (rounded_down > 200) == inexact  # what would be refused if it stood at its start
+
+
+def test_a_message_is_accepted_once_and_a_forgery_burns_no_nonce(reasons: Reasons) -> None:
+    """Nobody without the key finds out which nonces were used, not even in the log."""
+    there, envelope = server(), client().sign(BODY)
+    forged = replace(envelope, payload=HEADER + "forged")
+    assert_refused(there.verify, forged)
+    assert there.verify(envelope) == BODY
+    assert_refused(there.verify, forged)
+    assert_refused(there.verify, from_wire(to_wire(envelope)))
+    assert reasons() == [FORGED, FORGED, "ValueError: nonce already used"]
+
+
+def test_a_peer_cannot_burn_the_nonce_of_another_in_a_shared_store() -> None:
+    shared, envelope = LiveNonceStore(), client().sign(BODY)
+    mallory = server(peer="mallory", receive_key=NEXT_KEY, nonce_store=shared)
+    signed = partial(signed_by_hand, "mcp-signed/1 mallory server\n", key=NEXT_KEY)
+    assert mallory.verify(signed(sender="mallory", nonce=envelope.nonce)) == ""
+    assert server(nonce_store=shared).verify(envelope) == BODY
+
+
+def store(answer: Callable[[], object]) -> Any:
+    return SimpleNamespace(add=lambda *_: answer())
+
+
+@pytest.mark.parametrize("error", [ConnectionError, OverflowError, RecursionError])
+def test_a_store_that_fails_refuses_the_message_and_is_logged(
+    error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    troubles = iter([error("store is down"), KeyboardInterrupt()])
+
+    def fail() -> None:
+        raise next(troubles)
+
+    there = server(nonce_store=store(fail))
+    assert_refused(there.verify, client().sign(BODY))
+    assert [(r.levelname, r.exc_info) for r in caplog.records] == [("ERROR", None)]
+    assert f"{error.__name__}: store is down" in caplog.text
+    with pytest.raises(KeyboardInterrupt):  # which is not swallowed
+        there.verify(client().sign(BODY))
+
+
+@pytest.mark.parametrize("answer", [False, True, 0, "", object], ids=repr)
+def test_a_store_that_answers_anything_refuses(answer: object, reasons: Reasons) -> None:
+    """The coroutine of an asynchronous store is such an answer."""
+    assert_refused(server(nonce_store=store(lambda: answer)).verify, client().sign(BODY))
+    assert reasons() == [f"the nonce store answered {type(answer).__name__}"]
+
+
+def test_a_thread_that_sleeps_until_the_nonce_is_forgotten_refuses(reasons: Reasons) -> None:
+    clock = FakeClock()
+    there = server(nonce_store=store(lambda: setattr(clock, "ahead", 2 * WINDOW)), clock=clock)
+    assert_refused(there.verify, client().sign(BODY))
+    assert reasons() == ["expired while it was verified"]
+
+
+def test_no_thread_waits_for_another_that_waits_for_the_store() -> None:
+    """Deterministic: with a lock around the claim, the two would never meet."""
+    meeting = threading.Barrier(2, timeout=30)
+
+    class Slow(LiveNonceStore):
+        def add(self, nonce: str, expires_at: datetime) -> None:
+            meeting.wait()
+            super().add(nonce, expires_at)
+
+    here, there = client(), server(nonce_store=Slow())
+    other = threading.Thread(target=there.verify, args=(here.sign("first"),))
+    other.start()
+    assert there.verify(here.sign("second")) == "second"
+    other.join()
+
+
+def test_both_keys_count_during_the_overlap_and_one_after_it() -> None:
+    clock = FakeClock()
+    here, late, there = client(), client(), server(clock=clock)
+    there.rotate_receive_key(NEXT_KEY, overlap=timedelta(minutes=2))
+    here.rotate_send_key(NEXT_KEY)
+    clock.ahead = timedelta(minutes=1)
+    old = late.sign("old key")
+    assert there.verify(old) == "old key"
+    assert_refused(there.verify, old)
+    assert there.verify(here.sign("new key")) == "new key"
+    clock.ahead = timedelta(minutes=2)
+    assert_refused(there.verify, late.sign("old key"))
+    assert there.verify(here.sign("new key")) == "new key"
+    there.rotate_receive_key(THIRD_KEY, overlap=timedelta(0))
+    assert len(there._receive_keys) == 2  # one that has ended is not kept
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "minutes", "accepted"),
+    [
+        (1, 3, 2, [False, True, True]),
+        (3, 1, 2, [False, False, True]),
+        (1, 3, 0, [True, True, True]),
+        (1440, 0, 0, [False, False, True]),  # a key that leaked
+    ],
+)
+def test_a_second_rotation_may_end_an_overlap_and_never_lengthens_one(
+    first: int, second: int, minutes: int, accepted: list[bool]
+) -> None:
+    moment = now()
+    there = server(clock=lambda: moment)
+    there.rotate_receive_key(NEXT_KEY, overlap=timedelta(minutes=first))
+    there.rotate_receive_key(THIRD_KEY, overlap=timedelta(minutes=second))
+    moment += timedelta(minutes=minutes)
+    keys = REQUEST_KEY, NEXT_KEY, THIRD_KEY
+    assert [accepts(there, client(send_key=key).sign(BODY)) for key in keys] == accepted
+
+
+@pytest.mark.parametrize(
+    ("key", "match"),
+    [
+        *((key, "32 bytes") for key in (None, "k" * 32, b"k" * 31, bytearray(32), [1] * 32)),
+        *((key, "a key of its own") for key in (REQUEST_KEY, REPLY_KEY)),
+    ],
+    ids=ascii,
+)
+def test_a_bad_or_used_key_is_refused_and_nothing_changes(key: Any, match: str) -> None:
+    channel = client()
+    for action in (
+        partial(channel.rotate_send_key, key),
+        partial(channel.rotate_receive_key, key, overlap=timedelta(0)),
+        partial(client, send_key=key, receive_key=key),
+    ):
+        with pytest.raises(ValueError, match=match):
+            action()
+    assert server().verify(channel.sign(BODY)) == BODY
+    assert "key" not in repr(channel).lower()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        *(({"me": name}, "a name is") for name in ("", " ", "a b", "a|b", "a>b", "a\n", "-a", 5)),
+        *(({"peer": name}, "a name is") for name in ("caf\u00e9", "a" * 129, None, b"a")),
+        ({"peer": "client"}, "differ"),
+        ({"nonce_store": InMemoryNonceStore()}, "InMemoryNonceStore forgets live nonces"),
+        *(({"replay_window": timedelta(days=days)}, "replay_window") for days in (-1, 0, 2)),
+        ({"max_bytes": 0}, "max_bytes"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        client(**options)
+    for overlap in (timedelta(seconds=-1), timedelta(days=31), timedelta.max):
+        with pytest.raises(ValueError, match="overlap"):
+            client().rotate_receive_key(NEXT_KEY, overlap=overlap)

@@ -1,0 +1,31 @@
+"""One worker in several fresh processes at one moment."""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+PROCESSES = 4
+PATIENCE = 60.0  # seconds before a test that hangs fails
+
+together: Barrier  # in a worker: where it meets the others
+
+
+def _begin(barrier: Barrier) -> None:
+    global together
+    together = barrier
+
+
+def in_processes(worker: Callable[..., Any], *args: Any) -> list[Any]:
+    """Run *worker*, which has to wait at ``together``, in each process; return its answers."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(PROCESSES, timeout=PATIENCE)
+    with ProcessPoolExecutor(
+        PROCESSES, mp_context=context, initializer=_begin, initargs=(barrier,)
+    ) as pool:
+        futures = [pool.submit(worker, *args) for _ in range(PROCESSES)]
+        try:
+            return [future.result(PATIENCE) for future in futures]
+        finally:
+            barrier.abort()  # nothing may keep a process when a test has failed
