@@ -12,7 +12,6 @@ import pytest
 from mcp_guard import JsonLinesAuditSink
 from support import ROOT
 from support.guards import make_guard
-from support.threads import THREADS, together
 
 on_posix = pytest.mark.skipif(os.name != "posix", reason="it moves, or limits, an open file")
 
@@ -120,20 +119,6 @@ def test_a_sink_that_was_closed_denies_and_touches_no_file_of_others(path: Path)
         assert other.read() == ""
         other.write("mine")
     assert path.read_text() == ""
-
-
-def test_lines_of_several_threads_and_sinks_never_mix(path: Path) -> None:
-    sinks = [JsonLinesAuditSink(path) for _ in range(4)]
-
-    def record(number: int) -> None:
-        for turn in range(10):
-            sinks[number % 4].record({"entry": [number, turn], "long": "x" * 15_000})
-
-    together(record)
-    for sink in sinks:
-        sink.close()
-    found = sorted(tuple(entry["entry"]) for entry in entries(path))
-    assert found == [(number, turn) for number in range(THREADS) for turn in range(10)]
 
 
 WRITER = """

@@ -84,13 +84,6 @@ def test_a_recorder_or_a_label_that_fails_decides_nothing_and_is_counted(
     assert caplog.messages == ["the metrics recorder failed: OSError"] * 2
 
 
-def test_a_call_that_could_not_be_audited_is_counted_as_refused() -> None:
-    recorded = Recorded()
-    guard, _ = make_guard(metrics=recorded.metrics, audit_sink=SimpleNamespace(record=fail))
-    assert guard.check_call("alice", "search", {}).stage == "audit"
-    assert recorded.counted("mcp_decisions", "stage", "decision") == {("audit", "deny"): 1}
-
-
 @pytest.mark.usefixtures("threads_take_turns_often")
 def test_every_failure_is_counted_with_32_threads() -> None:
     broken = SimpleNamespace(record=fail, record_decision=fail, blocking=False)

@@ -8,7 +8,6 @@ from mcp_guard import Guard, Limits, ToolRules
 from support.guards import Entries, make_guard
 
 from agent_mcp_governance import (
-    ApprovalStatus,
     GovernancePolicy,
     InMemoryAuditSink,
     PatternType,
@@ -135,19 +134,3 @@ def test_caps_are_positive_integers_and_these_unless_others_are_given() -> None:
 def test_limits_and_rules_cannot_be_changed(frozen: Any) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(frozen, next(iter(vars(frozen))), 1)
-
-
-def test_everything_at_once_is_a_configuration() -> None:
-    guard, _ = make_guard(
-        blocked_patterns=["../", ("*.env", PatternType.GLOB), ("^x", REGEX)],
-        tools={"refund": ToolRules(True, ["a"], True, 1, 1, ResponsePolicy.LOG, bool)},
-        approver=lambda *_: ApprovalStatus.APPROVED,
-        detectors=(lambda *_: [],),
-        max_calls_per_window=1,
-        window_size=0.001,
-        budget_period=1e15,
-        max_tool_calls=0,
-        limits=Limits(max_depth=100),
-    )
-    assert guard.limits.max_depth == 100
-    assert guard.check_call("alice", "search", {}).stage == "budget"

@@ -21,10 +21,6 @@ from .secrets import redact_tree
 
 Validate = Callable[[dict[str, Any]], dict[str, Any]]
 
-# What is the policy's to refuse. The rest protects the guard itself.
-_POLICY = frozenset(
-    ("rate_limit", "allow_list", "pattern", "secret", "budget", "approval", "detector")
-)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -111,10 +107,9 @@ class Checks:
             return f"callers failed: {type(error).__name__}"
 
     def _refuse(self, check: Check, stage: Stage, reason: str, detail: str = "") -> None:
-        """Raise the refusal, or note it if the guard only observes."""
-        refusal = Refused(stage, reason, detail)
-        if not self.observe or stage not in _POLICY:
-            raise refusal
+        """Raise what the policy refuses, or note it if the guard only observes."""
+        if not self.observe:
+            raise Refused(stage, reason, detail)
         check.would_refuse.append(f"{stage}: {detail or reason}")
 
     def _identify(self, check: Check, caller: object, tool: object) -> str:
