@@ -151,9 +151,9 @@ async def test_a_tool_that_changes_at_run_time_is_checked_by_what_it_is_now(sdk:
 
 async def test_each_version_of_a_fastmcp_tool_has_its_own_schema() -> None:
     server = plain_server("fastmcp")
-    server.tool(lambda value: value + 1, name="next", version="1")
+    server.tool(lambda value: value + 1, name="next", version="1", output_schema=None)
 
-    @server.tool(name="next", version="2")
+    @server.tool(name="next", version="2", output_schema=None)
     def following(value: str) -> str:
         return value + "+"
 

@@ -27,15 +27,15 @@ async def test_over_stdio_an_approver_that_is_given_up_denies_and_the_connection
 
 
 class Waiting:
-    """What a tool or an approver waits for."""
+    """What a tool or an approver waits for, in vain."""
 
     def __init__(self) -> None:
-        self.entered, self.answer, self.left = anyio.Event(), anyio.Event(), anyio.Event()
+        self.entered, self.left = anyio.Event(), anyio.Event()
 
     async def __call__(self, *_: object) -> ApprovalStatus:
         self.entered.set()
         try:
-            await self.answer.wait()
+            await anyio.sleep_forever()
         finally:
             self.left.set()
         return ApprovalStatus.APPROVED
@@ -60,7 +60,6 @@ def waiting_server(sdk: str, waiting: Waiting, ran: list[str], log: Log) -> Any:
     @server.tool()
     def look() -> str:
         """Look."""
-        waiting.answer.set()
         return "looked"
 
     rules = {"delete": ToolRules(needs_approval=True)}
@@ -68,24 +67,6 @@ def waiting_server(sdk: str, waiting: Waiting, ran: list[str], log: Log) -> Any:
         "delete", "slow", "look", tools=rules, approver=waiting, audit_sink=log, max_tool_calls=3
     )
     return govern(server, guard)
-
-
-@each_sdk
-async def test_others_may_call_while_an_approver_thinks(sdk: str) -> None:
-    waiting, ran, log, answers = Waiting(), [], Log(), []
-    async with (
-        connected(sdk, waiting_server(sdk, waiting, ran, log)) as call,
-        anyio.create_task_group() as tasks,
-    ):
-
-        async def remove() -> None:
-            answers.append(await call("delete", path="a.txt"))
-
-        tasks.start_soon(remove)
-        await waiting.entered.wait()
-        assert ran == []
-        assert (await call("look"))[:2] == (False, "looked")
-    assert [answer[:2] for answer in answers] == [(False, "deleted a.txt")]
 
 
 @each_mode

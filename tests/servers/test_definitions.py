@@ -162,3 +162,10 @@ async def test_tools_that_fastmcp_does_not_list_can_be_pinned_too() -> None:
     assert set(refuse(*await definitions(server))) == {"search_tools", "call_tool"}
     found = await definitions(server, ["refund", "no_such_tool"])
     assert set(refuse(*found)) == {"search_tools", "call_tool", "refund"}
+
+
+async def test_each_version_of_a_fastmcp_tool_is_pinned() -> None:
+    server = plain_server("fastmcp")
+    for version in ("1", "2"):
+        server.tool(lambda: "", name="next", version=version)
+    assert set(refuse(*await definitions(server))) == {"next@1", "next@2"}

@@ -74,10 +74,7 @@ def refuse_poisoned_tools(
             if hasattr(tool, "model_dump"):
                 tool = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
             definition = plain_copy(dict(tool), _LIMITS.max_params_chars, _LIMITS)
-            name, text = (
-                definition["name"],
-                "\n".join(text for text, _ in texts(definition, _LIMITS)),
-            )
+            name, whole = definition["name"], "\n".join(t for t, _ in texts(definition, _LIMITS))
         except (KeyError, TypeError, ValueError) as error:
             raise PoisonedToolError(f"a definition of {server_name!r} is none: {error}") from None
         if type(name) is not str or name in found:
@@ -87,10 +84,15 @@ def refuse_poisoned_tools(
             problems.append(f"{name!r} {'has changed' if name in pins else 'was added'}")
         if name in reviewed:
             continue
-        parts = name, definition.get("description", ""), definition.get("inputSchema"), server_name
+        parts = (
+            name,
+            definition.get("description") or "",
+            definition.get("inputSchema"),
+            server_name,
+        )
         threats = scanner.scan_tool(*parts)
         critical = [threat.message for threat in threats if threat.severity is MCPSeverity.CRITICAL]
-        _, tags = MCPResponseScanner().sanitize_response(text, name)
+        _, tags = MCPResponseScanner().sanitize_response(whole, name)
         critical += [f"an instruction tag, {tag.matched_pattern!r:.60}" for tag in tags]
         problems += [f"{name!r}: {threat}" for threat in critical]
         if not critical:

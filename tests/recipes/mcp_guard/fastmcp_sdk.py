@@ -51,7 +51,7 @@ def govern(server: FastMCP[Any], guard: Guard, *, allow_anonymous: bool = False)
         ValueError: The policy allows a tool that the server does not have or has disabled, the
             server is governed already, or an argument is of the wrong type.
     """
-    prepare(server, (FastMCP,), Governance, guard, lambda: definitions(server, guard.tools))
+    prepare(server, (FastMCP,), Governance, guard, lambda: _tools(server, guard.tools))
     server.add_middleware(Governance(guard, allow_anonymous=allow_anonymous))
 
 
@@ -63,17 +63,22 @@ async def definitions(server: FastMCP[Any], names: Iterable[str] = ()) -> list[M
         names: Tools that it has though it may not list them, such as those behind a search.
 
     Returns:
-        What it lists, whoever asks, and what it has under *names*.
+        What it lists, whoever asks, and what it has under *names*; each version of a tool.
     """
+    return [
+        tool.to_mcp_tool(name=f"{tool.name}@{tool.version}" if tool.version else tool.name)
+        for tool in await _tools(server, names)
+    ]
+
+
+async def _tools(server: FastMCP[Any], names: Iterable[str]) -> list[Tool]:
     token = set_transport("stdio")  # where a tool that needs a token is listed without one
     try:
-        tools = {tool.key: tool for tool in await server.list_tools(run_middleware=False)}
-        for name in names:
-            if tool := await server.get_tool(name):
-                tools[tool.key] = tool
+        listed = await server.list_tools(run_middleware=False)
+        found = [await server.get_tool(name) for name in names]
     finally:
         reset_transport(token)
-    return [tool.to_mcp_tool() for tool in tools.values()]
+    return list({tool.key: tool for tool in (*listed, *found) if tool}.values())
 
 
 class Governance(Middleware):
