@@ -187,5 +187,5 @@ def prepare(
             listed = thread.submit(lambda: asyncio.run(list_tools())).result()
         there = {tool.name for tool in listed}
         if missing := sorted(guard.tools - there):
-            raise ValueError(f"the policy allows {missing}; {server.name!r} has only {sorted(there)}")
+            raise ValueError(f"the policy allows {missing}; {server.name!r} has {sorted(there)}")
     logger.info("%r is governed by mcp_guard, which allows %s", server.name, sorted(guard.tools))
