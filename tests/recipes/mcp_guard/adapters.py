@@ -52,6 +52,9 @@ def validator(schema: Any, *, opens_json: bool = False) -> Validate:
     return validate
 
 
+no_such_tool = validator(None)
+
+
 @cache
 def _lenient(kind: Any) -> Any:
     def pattern(*args: Any) -> Iterator[Any]:

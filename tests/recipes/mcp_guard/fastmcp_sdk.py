@@ -32,7 +32,7 @@ from mcp.types import CallToolResult, InputRequiredResult
 from mcp.types import Tool as MCPTool
 from pydantic import BaseModel
 
-from .adapters import ToolFailure, governed, prepare, shows, validator
+from .adapters import ToolFailure, governed, no_such_tool, prepare, shows, validator
 from .callers import verified_caller
 from .guard import Guard
 
@@ -110,7 +110,7 @@ class Governance(Middleware):
             spec = VersionSpec(eq=version) if version else None
             with suppress(Exception):  # a provider's, whose text may hold a secret
                 found = await server.fastmcp.get_tool(tool, spec)
-        validate = validator(found.parameters if found else None)
+        validate = validator(found.parameters) if found else no_such_tool
         results: list[Any] = []
 
         async def run(checked: dict[str, Any]) -> Any:

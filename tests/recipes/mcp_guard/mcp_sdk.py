@@ -24,7 +24,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.types import CallToolResult, TextContent
 
-from .adapters import ToolFailure, governed, logger, prepare, shows, validator
+from .adapters import ToolFailure, governed, logger, no_such_tool, prepare, shows, validator
 from .callers import verified_caller
 from .checks import Validate
 from .guard import Guard
@@ -82,7 +82,7 @@ class _Governance:
         sent = {key: value for key, value in (ctx.params or {}).items() if value is not None}
         tool, arguments = sent.get("name", ""), sent.get("arguments", {})
         extra = {key: sent[key] for key in _ANSWERS & sent.keys()}
-        validate = validator(None)
+        validate = no_such_tool
         if shows(self._guard, caller, tool):
             if tool not in self._validators:
                 await self._list(ctx, call_next)
