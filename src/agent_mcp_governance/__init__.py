@@ -26,7 +26,7 @@ class _Deferring(_machinery.SourceFileLoader):
         if name not in _DEFERRED or target is not None:  # the target of a reload
             return None
         spec = _machinery.PathFinder.find_spec(name, path)
-        if spec is None or type(spec.loader) is not _machinery.SourceFileLoader:
+        if spec is None or not isinstance(spec.loader, _machinery.SourceFileLoader):
             return None  # a frozen program or an archive might not find the submodule
         spec.loader = cls(name, spec.loader.path)
         return spec

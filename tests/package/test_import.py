@@ -144,24 +144,11 @@ def as_bytecode(folder: Path) -> str:
     return f"sys.path.insert(0, {str(folder)!r})"
 
 
-def by_a_loader_of_its_own(_folder: Path) -> str:
-    return """
-import importlib.machinery as machinery
-class Loader(machinery.SourceFileLoader):
-    pass
-extensions = (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES)
-hook = machinery.FileFinder.path_hook((Loader, machinery.SOURCE_SUFFIXES), extensions)
-sys.path_hooks.insert(0, hook)
-sys.path_importer_cache.clear()
-"""
-
-
 @pytest.mark.parametrize(
     ("provide", "loader"),
     [
         (as_an_archive, "zipimporter"),
         (as_bytecode, "SourcelessFileLoader"),
-        (by_a_loader_of_its_own, "Loader"),
     ],
 )
 def test_a_kernel_that_is_no_plain_source_is_imported_whole(
@@ -176,6 +163,21 @@ for package, name in (agent_os, "KernelSpace"), (agent_os.integrations, "RateLim
     print(type(package.__loader__).__name__, name in vars(package))
 """
     assert run_isolated(code).splitlines() == [f"{loader} True"] * 2
+
+
+def test_a_loader_that_another_library_put_in_place_is_no_reason_to_import_it_whole() -> None:
+    """beartype, which fastmcp brings, puts a subclass in place for whatever is imported later."""
+    code = f"""
+from importlib.machinery import PathFinder, SourceFileLoader
+from beartype.claw import beartype_package
+beartype_package("a_package_of_somebody_else")
+print(type(PathFinder.find_spec("agent_os").loader) is SourceFileLoader)
+import agent_mcp_governance, agent_os, agent_os.integrations
+print("KernelSpace" in vars(agent_os), "RateLimiter" in vars(agent_os.integrations))
+{LET_THE_KERNEL_WARN}
+print(agent_os.KernelSpace.__name__)
+"""
+    assert run_isolated(code).splitlines() == ["False", "False False", "KernelSpace"]
 
 
 def test_without_the_kernel_the_error_names_it(tmp_path: Path) -> None:
