@@ -1,5 +1,6 @@
 """Every block of the documents runs or says why not, and what a test can check is checked."""
 
+import datetime
 import inspect
 import json
 import re
@@ -8,12 +9,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import mcp_guard
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp_guard import (
+    decisions,
+    definitions,
+    fastmcp_sdk,
+    mcp_sdk,
+    redis_sessions,
+    redis_stores,
+    secrets,
+    signed_messages,
+)
+from mcp_guard.live_nonces import now
 from support import ROOT, documents
 from support.documents import DOCUMENTS, README, RECIPES, Block
 from support.redis_server import DURABLE, Server, find_server
@@ -37,9 +49,14 @@ def needs_redis(block: Block) -> bool:
     return REDIS_URL in block.code
 
 
+def needs_server(block: Block) -> bool:
+    return '"server.py"' in block.code
+
+
 def each(language: str, special: Callable[[Block], bool] | None = None) -> pytest.MarkDecorator:
     """Parametrise a test with the blocks that run: those of a special kind, or those of none."""
-    wanted = special or (lambda block: not is_server(block) and not needs_redis(block))
+    kinds = (is_server, needs_redis, needs_server)
+    wanted = special or (lambda block: not any(kind(block) for kind in kinds))
     found = [block for block in BLOCKS if block.language == language and not block.not_run]
     return pytest.mark.parametrize("block", list(filter(wanted, found)), ids=str)
 
@@ -72,6 +89,15 @@ def test_a_server_serves_its_tools_and_refuses_others(block: Block, tmp_path: Pa
     [audit] = tmp_path.glob("*.jsonl")
     [entry] = map(json.loads, audit.read_text(encoding="utf-8").splitlines())
     assert entry["allowed"] is False
+
+
+@each("python", needs_server)
+def test_a_client_prints_what_it_says_of_the_server_before_it(block: Block, tmp_path: Path) -> None:
+    before = [other for other in BLOCKS if other.path == block.path and other.line < block.line]
+    server = [other for other in before if is_server(other)][-1]
+    (tmp_path / "server.py").write_text(server.code, encoding="utf-8")
+    shutil.copytree(FOLDER, tmp_path / "mcp_guard")
+    assert run(block, tmp_path, "python", "-c", block.code).splitlines() == block.said
 
 
 @each("python", needs_redis)
@@ -151,6 +177,16 @@ def test_every_public_name_of_the_guard_is_in_its_document() -> None:
     assert set(mcp_guard.__all__) - words == set()
 
 
+def check_default(option: inspect.Parameter, said: str) -> None:
+    if option.default in (option.empty, ...):  # the second: has to be given unless replaced
+        assert said == "required", option
+    else:
+        known = {**vars(agent_mcp_governance), **vars(mcp_guard), **vars(datetime), "now": now}
+        assert said == f"`{said[1:-1]}`", option
+        value = eval(said[1:-1], {**known, "time": time})  # noqa: S307 - our own document
+        assert value == option.default, option
+
+
 @pytest.mark.parametrize(
     ("heading", "documented"),
     [
@@ -164,14 +200,78 @@ def test_every_option_is_documented_with_its_true_default(heading: str, document
     assert head == ["Option", "Default", "What it does"]
     options = inspect.signature(documented).parameters
     assert [row[0] for row in rows] == [f"`{name}`" for name in options]
-    known = {**vars(agent_mcp_governance), **vars(mcp_guard), "time": time}
-    for (name, option), (_, said, effect) in zip(options.items(), rows, strict=True):
-        assert effect, name
-        if option.default in (option.empty, ...):  # the second: has to be given unless replaced
-            assert said == "required", name
-        else:
-            assert said == f"`{said[1:-1]}`", name
-            assert eval(said[1:-1], known) == option.default, name  # noqa: S307 - our own document
+    for option, (_, said, effect) in zip(options.values(), rows, strict=True):
+        assert effect, option
+        check_default(option, said)
+
+
+@pytest.mark.parametrize(
+    ("heading", "parts"),
+    [
+        ("Put it in front of a server", [mcp_sdk.govern]),
+        ("Who is calling", [mcp_guard.verified_caller, mcp_guard.bucket_label]),
+        ("Audit log", [mcp_guard.JsonLinesAuditSink]),
+        ("Definitions of others' servers", [definitions.refuse_poisoned_tools]),
+        (
+            "Redis",
+            [
+                redis_stores.make_client,
+                redis_stores.check_server,
+                redis_stores.RedisRateLimiter,
+                redis_stores.RedisBudget,
+                redis_stores.RedisNonceStore,
+            ],
+        ),
+        ("Sessions in Redis", [redis_sessions.RedisSessionStore]),
+        ("Signed messages", [signed_messages.SignedChannel, signed_messages.LiveNonceStore]),
+    ],
+)
+def test_every_option_of_a_part_is_documented_too(heading: str, parts: list[Any]) -> None:
+    head, *rows = documents.table(RECIPES, heading)
+    assert head == ["Part", "Option", "Default", "What it does"]
+    options = [
+        (part.__name__, option)
+        for part in parts
+        for option in inspect.signature(part).parameters.values()
+    ]
+    assert [row[:2] for row in rows] == [
+        [f"`{part}`", f"`{option.name}`"] for part, option in options
+    ]
+    for (_, option), (*_, said, effect) in zip(options, rows, strict=True):
+        assert effect, option
+        check_default(option, said)
+
+
+def test_both_sdks_are_governed_with_the_same_options() -> None:
+    one, other = (inspect.signature(sdk.govern).parameters for sdk in (mcp_sdk, fastmcp_sdk))
+    assert [(o.name, o.default) for o in one.values()] == [
+        (o.name, o.default) for o in other.values()
+    ]
+
+
+def test_the_readme_names_every_stage_that_can_refuse_and_the_caps_at_it() -> None:
+    head, *rows = documents.table(README, "Govern a server")
+    assert head == ["Stage", "Refuses", "Default", "Change it with"]
+    stages = re.findall(r"`(\w+)`", " ".join(row[0] for row in rows))
+    assert sorted(stages) == sorted({*get_args(decisions.Stage)} - {"allowed"})
+    caps = mcp_guard.Limits()
+    said = {row[0].strip("`"): row[2] for row in rows}
+    assert [number.replace(",", "") for number in re.findall(r"[\d,]*\d", said["params"])] == [
+        f"{cap}" for cap in (caps.max_params_chars, caps.max_depth, caps.max_items)
+    ]
+    assert [number.replace(",", "") for number in re.findall(r"[\d,]*\d", said["response"])] == [
+        f"{cap}" for cap in (caps.max_response_chars, caps.max_blob_chars)
+    ]
+    assert said["budget"].startswith(f"{agent_mcp_governance.GovernancePolicy().max_tool_calls},")
+
+
+def test_every_format_of_a_secret_that_is_cut_out_is_in_the_table() -> None:
+    _, *rows = documents.table(RECIPES, "Secrets")
+    formats = [
+        [form.issuer, " ".join(f"`{start}`" for start in form.starts.split())]
+        for form in secrets.FORMATS
+    ]
+    assert rows == formats
 
 
 def test_the_readme_is_of_one_sitting_and_of_this_release() -> None:
