@@ -18,6 +18,7 @@ from mcp import Client, StdioServerParameters
 from mcp_guard import (
     decisions,
     definitions,
+    detectors,
     fastmcp_sdk,
     mcp_sdk,
     redis_sessions,
@@ -211,6 +212,7 @@ def test_every_option_is_documented_with_its_true_default(heading: str, document
         ("Put it in front of a server", [mcp_sdk.govern]),
         ("Who is calling", [mcp_guard.verified_caller, mcp_guard.bucket_label]),
         ("Audit log", [mcp_guard.JsonLinesAuditSink]),
+        ("Detectors", [detectors.KernelDetector, detectors.DefenderDetector]),
         ("Definitions of others' servers", [definitions.refuse_poisoned_tools]),
         (
             "Redis",
