@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +28,7 @@ from mcp_guard import (
     signed_messages,
 )
 from mcp_guard.live_nonces import now
+from packaging.requirements import Requirement
 from support import ROOT, documents
 from support.documents import DOCUMENTS, README, RECIPES, Block
 from support.redis_server import DURABLE, Server, find_server
@@ -280,6 +282,18 @@ def test_the_readme_is_of_one_sitting_and_of_this_release() -> None:
     assert len(documents.text(README).splitlines()) <= 300
     assert agent_mcp_governance.__version__ in documents.prose(README).partition("\n## ")[0]
     assert f"### {agent_mcp_governance.__version__}" in documents.section(README, "Release notes")
+
+
+def test_the_readme_says_which_kernels_and_pythons_are_allowed() -> None:
+    compatibility = documents.section(README, "Compatibility")
+    [kernel] = re.findall(r"`agent-os-kernel([^`]+)`", compatibility)
+    declared = metadata("agent-mcp-governance")
+    required = [Requirement(each) for each in declared.get_all("Requires-Dist") or ()]
+    assert [str(each) for each in required if each.name == "agent-os-kernel"] == [
+        str(Requirement(f"agent-os-kernel{kernel}"))
+    ]
+    pythons = re.findall(r"Python :: (3\.\d+)", "\n".join(declared.get_all("Classifier") or ()))
+    assert f"Python {pythons[0]} to {pythons[-1]}" in compatibility
 
 
 @each_document
