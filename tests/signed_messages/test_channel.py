@@ -287,7 +287,6 @@ def test_a_bad_or_used_key_is_refused_and_nothing_changes(key: Any, match: str) 
         *(({"replay_window": timedelta(days=days)}, "replay_window") for days in (-1, 0, 2)),
         ({"max_bytes": 0}, "max_bytes"),
     ],
-    ids=str,
 )
 def test_bad_settings_are_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
