@@ -1,20 +1,24 @@
 """Window and budget: exact over processes and threads, exact ids, no wait over the timeout."""
 
+import asyncio
 import socket
 import textwrap
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis
 from mcp_guard.redis_stores import RedisBudget, RedisRateLimiter, RedisStore, make_client
 from support import ROOT, processes
+from support.guards import make_guard
 from support.isolated import run_isolated
 from support.processes import PATIENCE, PROCESSES, in_processes
 from support.redis_server import Server, slowly
+
+from agent_mcp_governance import ApprovalStatus
 
 THREADS = 8
 CROWD = 64
@@ -40,9 +44,6 @@ def outcomes(calls: int, call: Callable[[], bool]) -> Counter[object]:
 
     with ThreadPoolExecutor(calls) as threads:
         return Counter(threads.map(attempt, range(calls)))
-
-
-# Exact across processes and threads
 
 
 def contend(kind: str, url: str) -> int:
@@ -82,9 +83,6 @@ def test_a_child_that_was_forked_after_a_call_shares_the_count(
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), part.try_acquire("agent"))
     """
     assert run_isolated(textwrap.dedent(script)).split() == ["41", "False"]
-
-
-# Ids, keys and what is said
 
 
 @both
@@ -150,9 +148,6 @@ def test_a_limit_is_an_integer_from_1_on(client: redis.Redis, number: Any) -> No
             RedisBudget(client, **{"max_calls": 1, "period": 1, name: number})
 
 
-# What somebody else wrote
-
-
 @both
 @pytest.mark.parametrize("stored", [b"many", b"1.5", b"\0", b"-1", b"-5", None])
 def test_a_tampered_record_grants_nothing(
@@ -168,27 +163,39 @@ def test_a_tampered_record_grants_nothing(
         part.try_acquire("agent")
 
 
-@both
-def test_a_server_that_forgot_the_scripts_is_given_them_again(
-    client: redis.Redis, kind: str
-) -> None:
-    part = MAKE[kind](client, 2)
-    assert part.try_acquire("agent")
-    client.script_flush()
-
-    assert [part.try_acquire("agent") for _ in range(2)] == [True, False]
-
-
 # No wait over the timeout
 
 
-@both
-def test_a_hung_server_grants_none_of_64_callers_anything(redis_server: Server, kind: str) -> None:
+def test_a_call_waits_for_the_clients_timeout_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float | None] = []
+    monkeypatch.setattr(Future, "result", lambda _, timeout=None: waits.append(timeout))
+    with make_client("redis://127.0.0.1", timeout=0.25) as client:
+        RedisStore(client).wait(lambda: None)
+    assert waits == [0.25]
+
+
+@pytest.mark.parametrize("callers", [1, CROWD, 100])
+def test_a_hung_server_refuses_every_call_and_never_stops_the_event_loop(
+    redis_server: Server, callers: int
+) -> None:
+    async def approve(*_: object) -> ApprovalStatus:
+        return ApprovalStatus.APPROVED
+
+    async def check_all() -> list[str]:
+        calls = asyncio.gather(*(guard.acheck_call("agent", "refund", {}) for _ in range(callers)))
+        turns = 0
+        while not calls.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns > 10
+        return [decision.stage for decision in calls.result()]
+
     with make_client(redis_server.url, timeout=0.5) as client:
-        part = MAKE[kind](client, 1_000)
+        counts = {"limiter": MAKE["window"](client, 1_000), "budget": MAKE["budget"](client, 1_000)}
+        guard, _ = make_guard(require_human_approval=True, approver=approve, **counts)
         with redis_server.hung():
-            assert outcomes(1, lambda: part.try_acquire("agent")) == {redis.TimeoutError: 1}
-            assert outcomes(CROWD, lambda: part.try_acquire("agent")) == {redis.TimeoutError: CROWD}
+            assert asyncio.run(check_all()) == ["rate_limit"] * callers
+        assert asyncio.run(check_all())[0] == "allowed"
 
 
 @both
@@ -196,7 +203,7 @@ def test_a_hung_server_grants_none_of_64_callers_anything(redis_server: Server, 
 def test_a_server_that_is_slow_with_every_byte_is_not_waited_for(
     redis_server: Server, kind: str, callers: int
 ) -> None:
-    """Each byte comes in time, the answer does not: it has four, after ten of the greeting."""
+    """Each byte comes in time, the answer, which has at least four, does not."""
     with slowly(redis_server, 0.2) as url, make_client(url, timeout=0.5) as client:
         part = MAKE[kind](client, 1_000)
         answers = outcomes(callers, lambda: part.try_acquire("agent"))

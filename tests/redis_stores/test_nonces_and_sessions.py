@@ -56,7 +56,7 @@ def contend(url: str, envelopes: list[MCPSignedEnvelope]) -> tuple[list[bool], l
             accepted.append(sum(verdicts))
         sessions = authenticator(client, max_sessions=30)
         with suppress(RuntimeError):
-            while True:
+            while len(tokens) < 31:
                 tokens.append(sessions.create_session("agent", "user"))
     return accepted, tokens
 
@@ -116,17 +116,8 @@ def test_a_nonce_can_be_claimed_once_and_is_kept_for_clocks_that_are_behind(
     assert store.cleanup() == 0
     (key,) = client.keys()
     assert 60_000 < client.pttl(key) <= 90_000
-
-
-def test_a_key_of_another_type_is_a_used_nonce(client: redis.Redis) -> None:
-    store = RedisNonceStore(client)
-    expiry = datetime.now(timezone.utc) + timedelta(seconds=30)
-    store.add("nonce", expiry)
-    (key,) = client.keys()
     client.delete(key)
-    client.sadd(key, "member")
-
-    assert store.has("nonce")
+    client.sadd(key, "member")  # a key of another type is a used nonce
     with pytest.raises(ValueError, match="used before"):
         store.add("nonce", expiry)
 

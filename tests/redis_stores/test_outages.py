@@ -169,9 +169,6 @@ def test_killing_redis_under_load_lets_no_call_through_that_should_not_be(
     assert 196 <= outcomes["granted"] <= 200
 
 
-# Set-up
-
-
 def test_a_durable_server_passes_the_check_and_another_if_it_may(
     durable_server: Server, client: redis.Redis
 ) -> None:
