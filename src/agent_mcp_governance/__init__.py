@@ -10,15 +10,15 @@ from types import ModuleType as _ModuleType
 from typing import Any as _Any
 
 _DEFERRED = ("agent_os", "agent_os.integrations")
-_DUNDERS = ("__all__", "__author__", "__license__", "__version__")  # that their __init__ define
+_DUNDERS = ("__all__", "__author__", "__license__", "__version__")  # of their __init__ files
 
 
 class _Deferring(_machinery.SourceFileLoader):
-    """Finds and loads those two packages, without running their ``__init__`` before it is used.
+    """Finds and loads those two packages, and leaves their ``__init__`` files for the first use.
 
-    It imports all of the kernel, pydantic and YAML, and the modules that we need use none of that.
-    When a name that it defines is first read (PEP 562), it is imported as the submodule
-    ``package.__init__``: the import system locks it and runs it once.
+    These import all of the kernel, pydantic and YAML; the modules that we need use none of that.
+    Each runs when a name that it defines is first read (PEP 562), as the submodule
+    ``package.__init__``: the import system then locks it and runs it once.
     """
 
     @classmethod
@@ -32,24 +32,25 @@ class _Deferring(_machinery.SourceFileLoader):
         return spec
 
     def exec_module(self, module: _ModuleType) -> None:
-        namespace, init = vars(module), f"{self.name}.__init__"
+        namespace, init_name = vars(module), f"{self.name}.__init__"
 
         def __getattr__(name: str) -> _Any:
             # Code that walks sys.modules probes for dunders such as __wrapped__: that is not a use.
             if name[:2] == "__" and name not in _DUNDERS:
                 raise AttributeError(f"module {self.name!r} has no attribute {name!r}")
-            ran = _import_module(init)  # which may bind a submodule of that name here: it is first
-            return namespace[name] if name in namespace else getattr(ran, name)
+            init = _import_module(init_name)
+            # Running it may have bound a submodule of that name here, which then comes first.
+            return namespace[name] if name in namespace else getattr(init, name)
 
         def __dir__() -> list[str]:
-            names = {*dir(_import_module(init)), *namespace}  # in this order, as it binds here
+            names = {*dir(_import_module(init_name)), *namespace}  # in this order: it binds here
             return sorted(name for name in names if hasattr(module, name))
 
         namespace.update(__getattr__=__getattr__, __dir__=__dir__)
 
 
 if "agent_os" not in _sys.modules:
-    _sys.meta_path.insert(0, _Deferring)  # for good: other threads may be walking this list
+    _sys.meta_path.insert(0, _Deferring)  # for good: another thread may be walking this
 for _package in _DEFERRED:
     _import_module(_package)  # by name: this waits for a thread that is importing it already
 
