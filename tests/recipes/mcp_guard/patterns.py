@@ -75,7 +75,8 @@ def _expression(pattern: str, kind: PatternType) -> str:
 def _forms(text: str, link: Link) -> list[tuple[str, Link]]:
     if text.isascii() or unicodedata.is_normalized("NFKC", text):
         return [(text, link)]
-    _check_marks(text)
+    if len(text) > 100:
+        _check_marks(text)
     normal = unicodedata.normalize("NFKC", text)
     if len(normal) > 4 * len(text) + 100:  # U+FDFA stands for 18 characters
         raise ValueError("with characters that stand for many others")
