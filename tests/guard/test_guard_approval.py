@@ -10,19 +10,7 @@ from support.guards import in_both_forms, make_guard
 
 from agent_mcp_governance import ApprovalStatus
 
-REFUND = {"refund": ToolRules(needs_approval=True)}
-
-
-class Liar:
-    """Equal to everything, and of the class that one asks for."""
-
-    __class__ = ApprovalStatus  # type: ignore[assignment]
-    value = "approved"
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = object.__hash__
+REFUND = {"refund": ToolRules(needs_approval=True, max_params_chars=1_000_000)}
 
 
 @in_both_forms
@@ -34,7 +22,9 @@ def test_only_approved_approves(check: Any, is_async: bool) -> None:
     async def later(*_: object) -> Any:
         return answer
 
-    odd = [True, 1, "approved", None, False, {}, "APPROVED", Liar(), ApprovalStatus]
+    liar = type("Liar", (), {"__class__": ApprovalStatus, "value": "approved"})()
+    assert isinstance(liar, ApprovalStatus)
+    odd = [True, 1, "approved", None, False, {}, "APPROVED", liar, ApprovalStatus]
     for answer in [*odd, *ApprovalStatus]:
         guard, log = make_guard(tools=REFUND, approver=later if is_async else approve)
         decision = check.call(guard, "alice", "refund", {"amount": 5})
@@ -73,11 +63,12 @@ def test_only_the_tools_that_need_it_are_asked_about() -> None:
         return ApprovalStatus.APPROVED
 
     guard, _ = make_guard(tools=REFUND, approver=approve)
+    assert guard.check_call("alice", "refund", {"q": "x" * 900_000}).allowed
     everything, _ = make_guard(require_human_approval=True, approver=approve)
     for one in (guard, everything):
         assert one.check_call("alice", "search", {}).allowed
-        assert one.check_call("alice", "refund", {}).allowed
-    assert asked == ["refund", "search", "refund"]
+        assert one.check_call("alice", "refund", {"q": "x" * 90_000}).allowed
+    assert asked == ["refund", "refund", "search", "refund"]
 
 
 @in_both_forms
@@ -92,11 +83,8 @@ def test_the_approver_sees_the_checked_copy_and_can_change_nothing(check: Any) -
 
     guard, log = make_guard(tools=REFUND, approver=approve)
     params = {"amount": "5", "items": [1]}
-    options: dict[str, Any] = {
-        "extra": {"requestState": "s"},
-        "validate": lambda arguments: {**arguments, "amount": 5},
-    }
-    decision = check.call(guard, "alice", "refund", params, **options)
+    options: dict[str, Any] = {"validate": lambda arguments: {**arguments, "amount": 5}}
+    decision = check.call(guard, "alice", "refund", params, extra={"requestState": "s"}, **options)
     assert seen == [("alice", "refund", {"amount": 5, "items": [1], "requestState": "s"})]
     assert decision.params == {"amount": 5, "items": [1]}
     assert params == {"amount": "5", "items": [1]}
@@ -110,9 +98,3 @@ def test_a_call_that_reaches_the_approver_has_spent_budget_so_nobody_floods_a_pe
         guard.check_call("alice", "refund", {})
     assert len(asked) == 3
     assert [entry["stage"] for entry in log] == ["approval"] * 3 + ["budget"] * 7
-
-
-def test_large_arguments_that_a_tools_rules_allow_reach_the_approver() -> None:
-    rules = {"refund": ToolRules(needs_approval=True, max_params_chars=1_000_000)}
-    guard, _ = make_guard(tools=rules, approver=lambda *_: ApprovalStatus.APPROVED)
-    assert guard.check_call("alice", "refund", {"q": "x" * 900_000}).allowed

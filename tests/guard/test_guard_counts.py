@@ -105,21 +105,16 @@ def test_a_budget_is_whole_again_after_its_period_and_only_calls_that_would_run_
     assert stages(forever, "alice") == ["budget"]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
+def test_a_refusal_says_what_is_allowed_in_which_time() -> None:
+    day: dict[str, Any] = {"max_tool_calls": 1, "budget_period": 86_400.0}
+    for options, words in (
         ({"max_calls_per_window": 1}, "Too many calls (1 calls in 60 seconds are allowed)"),
         ({"max_tool_calls": 1}, "The call budget is spent (1 calls in all are allowed)"),
-        (
-            {"max_tool_calls": 1, "budget_period": 86_400.0},
-            "The call budget is spent (1 calls in 86400 seconds are allowed)",
-        ),
-    ],
-)
-def test_a_refusal_says_what_is_allowed_in_which_time(options: Any, words: str) -> None:
-    guard, _ = make_guard(**options)
-    guard.check_call("alice", "search", {})
-    assert guard.check_call("alice", "search", {}).reason == f"{words}: try again later."
+        (day, "The call budget is spent (1 calls in 86400 seconds are allowed)"),
+    ):
+        guard, _ = make_guard(**options)
+        guard.check_call("alice", "search", {})
+        assert guard.check_call("alice", "search", {}).reason == f"{words}: try again later."
 
 
 def reachable(root: object) -> int:

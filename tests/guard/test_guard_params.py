@@ -3,6 +3,7 @@
 import json
 import math
 from collections import OrderedDict
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -11,18 +12,7 @@ from support.guards import SECRET, in_both_forms, make_guard
 
 
 def nested(levels: int) -> Any:
-    value: Any = "x"
-    for _ in range(levels):
-        value = [value]
-    return value
-
-
-def many_times(count: int) -> Any:
-    """Return a list that would have 2 ** *count* elements if it was written out."""
-    value: Any = ["x"]
-    for _ in range(count):
-        value = [value, value]
-    return value
+    return reduce(lambda value, _: [value], range(levels), "x")
 
 
 class Text(str):
@@ -31,20 +21,24 @@ class Text(str):
 
 CIRCULAR: list[Any] = []
 CIRCULAR.append(CIRCULAR)
+MANY_TIMES: Any = reduce(lambda value, _: [value, value], range(60), "x")  # 2 ** 60 if written out
 NOT_ALLOWED = {
-    "no plain JSON, for a bytes in it": [b"x"],
-    "no plain JSON, for a set in it": [{1}],
-    "no plain JSON, for a tuple in it": [(1, 2)],
+    **{f"no plain JSON, for a {type(it).__name__} in it": [it] for it in (b"x", {1}, (1,))},
     "no plain JSON, for a Text in it": [Text("x"), {Text("k"): 1}],
     "no plain JSON, for a OrderedDict in it": [OrderedDict(a=1)],
     "no plain JSON, for a float in it": [math.nan, math.inf, -math.inf],
     "no plain JSON, for a int in it": [{1: "x"}, 2**1_024, -(2**1_024)],
     "no plain JSON, for a str in it": ["\ud800", {"\udfff": 1}],
     "over 100000 characters": [
-        *("x" * 100_000, {"k" * 100_000: 1}, ["x" * 10_000] * 10, [-(10**300)] * 330),
+        "x" * 100_000,
+        {"k" * 100_000: 1},
+        ["x" * 10_000] * 10,
+        [10**300] * 330,
     ],
     "over 50000 keys and elements": [
-        *(list(range(49_999)), dict.fromkeys(map(str, range(49_999))), many_times(60)),
+        [0] * 49_999,
+        dict.fromkeys(map(str, range(49_999))),
+        MANY_TIMES,
     ],
     "over 64 levels": [nested(64), CIRCULAR],
     "over 64 levels, with JSON inside strings": [json.dumps(nested(64))],
@@ -62,12 +56,8 @@ def test_params_that_are_no_plain_json_within_the_caps_are_refused(check: Any, w
         assert decision.refusal == f"Refused (params): The arguments are refused: {why}."
         assert decision.params == {}
     assert len(log) == len(NOT_ALLOWED[why])
-
-
-def test_params_that_are_no_object_are_refused() -> None:
-    guard, _ = make_guard()
-    for params in (None, [], "{}", OrderedDict(), type("Dict", (dict,), {})()):
-        assert guard.check_call("alice", "search", params).stage == "params"
+    for params in (None, [], "{}", OrderedDict()):
+        assert check.call(guard, "alice", "search", params).stage == "params"
 
 
 def test_plain_json_is_allowed_and_comes_back_equal() -> None:

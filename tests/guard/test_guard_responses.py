@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from mcp_guard import Limits, ToolRules
+from mcp_guard import ToolRules
 from support.guards import SECRET, in_both_forms, make_guard, run
 
 from agent_mcp_governance import ResponsePolicy
@@ -38,13 +38,6 @@ def test_a_response_that_is_no_plain_json_within_the_caps_is_refused(check: Any)
         assert decision.content is None
 
 
-def test_a_tools_rules_may_set_its_own_cap() -> None:
-    guard, _ = make_guard(tools={"search": ToolRules(max_response_chars=9)})
-    assert guard.check_response("alice", "search", "x" * 9).allowed
-    assert guard.check_response("alice", "search", "x" * 10).stage == "response"
-    assert guard.check_response("alice", "refund", "x" * 10).allowed
-
-
 def test_images_have_a_cap_of_their_own_and_are_not_looked_into() -> None:
     guard, log = make_guard()
     blobs = [SECRET + "A" * (5_000_000 - len(SECRET))] * 2
@@ -54,8 +47,15 @@ def test_images_have_a_cap_of_their_own_and_are_not_looked_into() -> None:
     assert decision.refusal == f"Refused (response): The response is refused: {why}."
     found = [(entry["findings"], entry["detail"]) for entry in log]
     assert found == [([], ""), ([], "10000001 of them")]
-    small, _ = make_guard(limits=Limits(max_blob_chars=3))
-    assert small.check_response("alice", "search", "", blobs=["1234"]).stage == "response"
+
+
+def test_a_tools_rules_may_set_its_own_cap() -> None:
+    guard, _ = make_guard(tools={"search": ToolRules(max_response_chars=9)})
+    for tool, text, stage in (
+        *[("search", "x" * 9, "allowed"), ("search", "x" * 10, "response")],
+        ("refund", "x" * 10, "allowed"),
+    ):
+        assert guard.check_response("alice", tool, text).stage == stage
 
 
 @in_both_forms
@@ -71,14 +71,9 @@ def test_secrets_are_cut_out_of_a_response_and_the_rest_is_returned(check: Any) 
         decision = check.response(guard, "alice", "search", content)
         assert (decision.stage, decision.content) == ("allowed", returned)
         assert (log[-1]["findings"], json.dumps(content)) == (["secret"], before)
-
-
-def test_a_secret_that_escapes_of_json_hide_is_not_returned() -> None:
-    guard, log = make_guard()
     text = f'{{"a": "\\u0067{SECRET[1:]}", "b": "line\\n{SECRET}"}}'
-    content = guard.check_response("alice", "search", text).content
+    content = check.response(guard, "alice", "search", text).content
     assert json.loads(content) == {"a": "[REDACTED]", "b": "line\n[REDACTED]"}
-    assert log[0]["findings"] == ["secret"]
 
 
 def test_a_redact_of_ones_own_takes_the_place_of_ours() -> None:
