@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Start one worker for one test (``::``): starting more takes longer than the test."""
     return 1 if len(config.args) == 1 and "::" in config.args[0] else None

@@ -41,8 +41,8 @@ def test_no_test_is_imported() -> None:
 
 IMPORT_ROOMS = """
 import importlib, sys
-*first, last = {paths}
-sys.path = [*first, *sys.path, last]
+*rooms, libraries = {paths}
+sys.path = [*rooms, libraries, *sys.path]
 for room in {rooms}:
     print(importlib.import_module(room).__file__)
 """
