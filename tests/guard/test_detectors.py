@@ -6,7 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from mcp_guard.detectors import UNREAD, DefenderDetector, KernelDetector, _pieces, _readable_pieces
+from mcp_guard.detectors import (
+    UNREAD,
+    DefenderDetector,
+    KernelDetector,
+    _InstructionScanner,
+    _pieces,
+    _readable_pieces,
+)
 from support.isolated import run_isolated
 
 from agent_mcp_governance import MCPResponseScanner
@@ -45,7 +52,7 @@ def test_the_kernels_expressions_see_every_key_and_string(shape):
     assert KernelDetector()("tool", SHAPES[shape]) == ["prompt_injection"]
 
 
-@pytest.mark.parametrize("before", [0, 2_900, 2_960, 3_000, 3_960, 100_000])
+@pytest.mark.parametrize("before", [0, 2_980, 3_000, 3_980, 4_000, 100_000])
 def test_the_kernels_expressions_see_what_lies_on_the_edge_of_a_piece(before):
     text = (PROSE * 2_000)[:before] + " " + ATTACK
     assert KernelDetector()("tool", text + PROSE * 100) == ["prompt_injection"]
@@ -60,13 +67,20 @@ def test_of_the_kernels_categories_only_instructions_count_and_only_they_are_log
     leaks = {"mail": ORDINARY, "url": "https://a.example/?token=x", "key": "sk-" + "a1B2" * 12}
     assert MCPResponseScanner().scan_response(str(leaks)).threats
     caplog.clear()
-    assert KernelDetector()("tool", leaks) == []
+    assert KernelDetector()("read", leaks) == []
     assert not caplog.records
-    assert KernelDetector()("tool", ["<system>", ATTACK]) == [
-        "instruction_injection",
-        "prompt_injection",
+    found = KernelDetector()("read", ["<system>", ATTACK])
+    assert found == ["instruction_injection", "prompt_injection"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "MCP response scan found 2 issue(s) in tool read"
     ]
-    assert {"tool" in record.getMessage() for record in caplog.records} == {True}
+
+
+def test_what_the_kernel_finds_besides_instructions_counts_in_no_case(monkeypatch):
+    for name in ("_scan_credential_leaks", "_scan_pii_leaks", "_scan_exfiltration_urls"):
+        monkeypatch.delattr(_InstructionScanner, name)  # as if a later kernel called them otherwise
+    assert _InstructionScanner().scan_response(str(ORDINARY)).threats
+    assert KernelDetector()("read", ORDINARY) == []
 
 
 def test_an_error_of_the_kernels_scanner_is_a_finding(monkeypatch):
@@ -89,7 +103,8 @@ def test_pieces_leave_nothing_out(length):
 def test_every_character_of_every_text_is_in_a_piece_for_the_classifier():
     long, short = "".join(chr(0x4E00 + number) for number in range(20_500)), "name of a boat"
     pieces = list(_readable_pieces({short: [long, {"again": long}]}))
-    assert set(long) <= set("".join(pieces))
+    for start in range(0, len(long) - 100, 50):
+        assert any(long[start : start + 100] in piece for piece in pieces)
     assert f"{short}\nagain" in pieces
     assert len(pieces) < 20_500 / 150 + 20  # the text that stands there twice is read once
 

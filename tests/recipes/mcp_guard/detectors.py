@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -90,9 +91,9 @@ class DefenderDetector:
         if not 0 < threshold < 1:
             raise ValueError(f"the threshold has to be between 0 and 1, not {threshold!r}")
         try:
-            from stackone_defender import create_prompt_defense
-
-            self._defense = create_prompt_defense(enable_tier1=False, require_tier2=True)
+            # Not an import statement: a type checker would miss the library on other Pythons.
+            library = import_module("stackone_defender")
+            self._defense = library.create_prompt_defense(enable_tier1=False, require_tier2=True)
             self._defense.warmup_tier2()
         except (ImportError, RuntimeError) as error:
             raise ImportError(
