@@ -19,55 +19,6 @@ class TooManyCallersError(RuntimeError):
     """As many callers are counted as may be, and none can be forgotten yet."""
 
 
-class Window:
-    """So many calls of each caller within any window of time.
-
-    It is the kernel's limiter within a lock of ours, which makes it exact: alone it reads its clock
-    before its own lock. Callers reach it as hashes, since it folds their case.
-    """
-
-    blocking = False
-
-    def __init__(
-        self, max_calls: int, window_size: float, clock: Callable[[], float], max_callers: int
-    ) -> None:
-        """Count *max_calls* in any *window_size* seconds of *clock*, of *max_callers* at a time."""
-        self.allowance = f"{max_calls} calls in {window_size:g} seconds"
-        self._size, self._clock, self._max_callers = window_size, clock, max_callers
-        self._max_calls, self._now = max_calls, 0.0
-        self._last_calls: OrderedDict[str, float] = OrderedDict()
-        self._buckets = _Buckets()
-        self._renew()
-        self._lock = Lock(after_fork=self._renew)
-
-    def _renew(self) -> None:
-        """Make a limiter, whose locks nobody holds, over the windows that there are."""
-        self._limiter = MCPSlidingRateLimiter(
-            max_calls_per_window=self._max_calls,
-            window_size=self._size,
-            rate_limit_store=self._buckets,
-            clock=lambda: self._now,
-        )
-
-    def try_acquire(self, caller: str) -> bool:
-        """Take one call of *caller*'s window; return whether there was one.
-
-        Raises:
-            TooManyCallersError: The caller is new, and there is no room for one more.
-            TimeoutError: The lock could not be had.
-        """
-        key = hashlib.sha256(caller.encode()).hexdigest()
-        with self._lock:
-            self._now = self._clock()
-            over = self._now - self._size
-            _forget(self._last_calls, key, over, self._max_callers, self._limiter.reset)
-            granted = self._limiter.try_acquire(key)
-            if granted:
-                self._last_calls[key] = self._now
-                self._last_calls.move_to_end(key)
-            return granted
-
-
 class Budget:
     """So many calls of each caller in a period, which begins with the first of them."""
 
@@ -79,30 +30,77 @@ class Budget:
         """Count *max_calls* in *period* seconds of *clock*, None for ever, of *max_callers*."""
         in_words = "in all" if period is None else f"in {period:g} seconds"
         self.allowance = f"{max_calls} calls {in_words}"
-        self._max_calls, self._max_callers = max_calls, max_callers
         self._period = inf if period is None else period
-        self._clock = clock
-        self._starts: OrderedDict[str, float] = OrderedDict()
+        self._max_calls, self._max_callers = max_calls, max_callers
+        self._clock, self._now = clock, 0.0
+        self._times: OrderedDict[str, float] = OrderedDict()  # of each caller, oldest first
         self._spent: dict[str, int] = {}
         self._lock = Lock()
 
     def try_acquire(self, caller: str) -> bool:
-        """Take one call of *caller*'s budget; return whether there was one.
+        """Take one call of *caller*; return whether there was one.
 
         Raises:
             TooManyCallersError: The caller is new, and there is no room for one more.
             TimeoutError: The lock could not be had.
         """
+        key = hashlib.sha256(caller.encode()).hexdigest()
         with self._lock:
-            now = self._clock()
-            over = now - self._period
-            _forget(
-                self._starts, caller, over, self._max_callers, lambda name: self._spent.pop(name, 0)
-            )
-            self._starts.setdefault(caller, now)
-            spent = self._spent.get(caller, 0)
-            self._spent[caller] = min(spent + 1, self._max_calls)
-            return spent < self._max_calls
+            self._now = self._clock()
+            # Two others, so that no call pays for all that left before it, and the table shrinks.
+            for name in {*islice(self._times, 2), key}:
+                if self._times.get(name, inf) <= self._now - self._period:
+                    self._forget(name)
+                    del self._times[name]
+            if key not in self._times and len(self._times) >= self._max_callers:
+                many = f"{self._max_callers} callers are counted (Limits.max_callers)"
+                raise TooManyCallersError(many)
+            return self._take(key)
+
+    def _take(self, key: str) -> bool:
+        self._times.setdefault(key, self._now)
+        spent = self._spent.get(key, 0)
+        self._spent[key] = min(spent + 1, self._max_calls)
+        return spent < self._max_calls
+
+    def _forget(self, key: str) -> None:
+        self._spent.pop(key, None)
+
+
+class Window(Budget):
+    """So many calls of each caller within any window of time, instead of from the first on.
+
+    It is the kernel's limiter within a lock of ours, which makes it exact: alone it reads its clock
+    before its own lock. Callers reach it as hashes, since it folds their case.
+    """
+
+    def __init__(
+        self, max_calls: int, window_size: float, clock: Callable[[], float], max_callers: int
+    ) -> None:
+        """Count *max_calls* in any *window_size* seconds of *clock*, of *max_callers* at a time."""
+        super().__init__(max_calls, window_size, clock, max_callers)
+        self._buckets = _Buckets()
+        self._renew()
+        self._lock = Lock(after_fork=self._renew)
+
+    def _renew(self) -> None:
+        """Make a limiter, whose locks nobody holds, over the windows that there are."""
+        self._limiter = MCPSlidingRateLimiter(
+            max_calls_per_window=self._max_calls,
+            window_size=self._period,
+            rate_limit_store=self._buckets,
+            clock=lambda: self._now,
+        )
+
+    def _take(self, key: str) -> bool:
+        granted = self._limiter.try_acquire(key)
+        if granted:
+            self._times[key] = self._now
+            self._times.move_to_end(key)
+        return granted
+
+    def _forget(self, key: str) -> None:
+        self._limiter.reset(key)
 
 
 class _Buckets:
@@ -118,22 +116,3 @@ class _Buckets:
         self._buckets[agent_id] = bucket
         if not bucket:
             del self._buckets[agent_id]
-
-
-def _forget(
-    times: OrderedDict[str, float],
-    caller: str,
-    over: float,
-    max_callers: int,
-    forget: Callable[[str], object],
-) -> None:
-    """Forget *caller* and the two oldest of *times* if they are over; see that *caller* fits in.
-
-    Two, so that no call pays for all that left before it, and the table still shrinks.
-    """
-    for name in {*islice(times, 2), caller}:
-        if times.get(name, inf) <= over:
-            forget(name)
-            del times[name]
-    if caller not in times and len(times) >= max_callers:
-        raise TooManyCallersError(f"{max_callers} callers are counted (Limits.max_callers)")
