@@ -40,9 +40,8 @@ class ToolRules:
         for name in ("needs_approval", "refuse_secrets"):
             require(f"ToolRules.{name}", getattr(self, name), bool)
         for name in ("max_params_chars", "max_response_chars"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"ToolRules.{name} must be a positive integer, not {value!r}")
+            if (value := getattr(self, name)) is not None:
+                require_number(f"ToolRules.{name}", value, whole=True)
         if isinstance(self.blocked_patterns, str):
             raise ValueError("ToolRules.blocked_patterns must be a list of patterns, not a string")
         Patterns(self.blocked_patterns)
@@ -76,23 +75,14 @@ def require_number(name: str, value: object, *, whole: bool = False) -> None:
 
 
 def check_on_finding(name: str, value: object) -> None:
-    """Raise ValueError unless *value* of the option *name* says what to do with a finding.
-
-    Raises:
-        ValueError: It is no ResponsePolicy, or SANITIZE, for which a detector would have to say
-            which characters to cut.
-    """
+    """Raise ValueError unless *value* of the option *name* says what to do with a finding."""
     require(name, value, ResponsePolicy)
     if value is ResponsePolicy.SANITIZE:
         raise ValueError(f"{name} must be BLOCK or LOG: a finding says not what could be cut out")
 
 
 def check_policy(policy: GovernancePolicy) -> None:
-    """Raise ValueError unless *policy* names the tools that may be called.
-
-    Raises:
-        ValueError: It is no policy, or not one that can be kept; the sentence says why.
-    """
+    """Raise ValueError unless *policy* can be kept, and names the tools that may be called."""
     require("policy", policy, GovernancePolicy)
     policy.validate()  # assigning to a policy is not validated
     if type(policy.max_tool_calls) is not int or type(policy.require_human_approval) is not bool:
@@ -107,15 +97,13 @@ def check_policy(policy: GovernancePolicy) -> None:
 
 
 def check_options(given: Mapping[str, Any]) -> None:
-    """Raise ValueError if one of the options *given* to a guard is of the wrong kind.
-
-    Raises:
-        ValueError: The sentence says which option, and what it has to be.
-    """
+    """Raise ValueError if one of the options *given* to a guard is missing or of the wrong kind."""
     check_policy(given["policy"])
     check_on_finding("on_finding", given["on_finding"])
-    require("limits", given["limits"], Limits)
-    require("observe", given["observe"], bool)
+    for name, kind in {"limits": Limits, "observe": bool, "detectors": Sequence}.items():
+        require(name, given[name], kind)
+    for detector in given["detectors"]:
+        require_callable("each of detectors", detector)
     require_callable("audit_sink", given["audit_sink"], "record")
     require_callable("redact", given["redact"])
     require_callable("clock", given["clock"])
@@ -123,25 +111,10 @@ def check_options(given: Mapping[str, Any]) -> None:
     for name, method in {**optional, "approver": "", "caller_label": ""}.items():
         if given[name] is not None:
             require_callable(name, given[name], method)
-    check_counts(given)
-    require("detectors", given["detectors"], Sequence)
-    for detector in given["detectors"]:
-        require_callable("each of detectors", detector)
-
-
-def check_counts(given: Mapping[str, Any]) -> None:
-    """Raise ValueError unless *given* says once how calls are counted.
-
-    Raises:
-        ValueError: The sentence says what is missing, or given twice.
-    """
     window = ("max_calls_per_window", "window_size")
     for replacement, names in (("limiter", window), ("budget", ("budget_period",))):
-        for name in names:
-            if (given[replacement] is None) is (given[name] is ...):
-                raise ValueError(
-                    f"give either {' and '.join(names)}, in seconds, or a {replacement}"
-                )
+        if any((given[replacement] is None) is (given[name] is ...) for name in names):
+            raise ValueError(f"give either {' and '.join(names)}, in seconds, or a {replacement}")
     if given["limiter"] is None:
         require_number("max_calls_per_window", given["max_calls_per_window"], whole=True)
         require_number("window_size", given["window_size"])
@@ -152,14 +125,10 @@ def check_counts(given: Mapping[str, Any]) -> None:
 def rules_by_tool(
     policy: GovernancePolicy, tools: Mapping[str, ToolRules] | None
 ) -> dict[str, tuple[ToolRules, Patterns]]:
-    """Return the rules and patterns of each allowed tool.
-
-    Args:
-        policy: It says which tools are allowed, and which patterns are for all of them.
-        tools: Rules by tool's name, for those that have some.
+    """Return the rules and patterns of each tool that *policy* allows.
 
     Raises:
-        ValueError: There are rules for a tool that is not allowed, or that are none.
+        ValueError: *tools* has rules for a tool that is not allowed, or that are none.
     """
     given = {} if tools is None else tools
     require("tools", given, Mapping)
@@ -169,7 +138,7 @@ def rules_by_tool(
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"tools has rules for {name!r}, which is not on the allow list{hint}")
         require(f"tools[{name!r}]", rules, ToolRules)
-    table = {name: given.get(name, ToolRules()) for name in policy.allowed_tools}
+    table = {**dict.fromkeys(policy.allowed_tools, ToolRules()), **given}
     return {
         name: (rules, Patterns([*policy.blocked_patterns, *rules.blocked_patterns]))
         for name, rules in table.items()
