@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -70,11 +71,10 @@ def _opened(arguments: dict[str, Any], properties: Mapping[str, Any]) -> dict[st
     opened = dict(arguments)
     for name in arguments.keys() & properties.keys():
         if type(arguments[name]) is str and properties[name].get("type") != "string":
-            try:
+            with suppress(ValueError, RecursionError):
                 inner = json.loads(arguments[name])
-            except (ValueError, RecursionError):
-                continue
-            opened[name] = inner if inner is None or type(inner) in (dict, list) else opened[name]
+                if inner is None or type(inner) in (dict, list):
+                    opened[name] = inner
     return opened
 
 
@@ -97,8 +97,7 @@ async def governed(
 ) -> Any:
     """Check a call, run the tool with the checked arguments, check what it returns or raises.
 
-    Returns:
-        What *run* returned, the result as plain JSON, or a copy without the secrets in it.
+    Return what *run* returned, the result as plain JSON, or a copy without the secrets in it.
 
     Raises:
         ToolFailure: The call, the result or the error is refused, or the error held a secret.
@@ -161,11 +160,6 @@ def _blob_of(block: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if block["type"] == "resource":
         return "blob", block["resource"]
     return "data" if block["type"] in ("image", "audio") else "", block
-
-
-def shows(guard: Guard, caller: str, tool: object) -> bool:
-    """Return whether the list of tools for *caller* has *tool*: whether a call may be allowed."""
-    return bool(caller) and type(tool) is str and guard.may_call(caller, tool)
 
 
 def prepare(

@@ -32,7 +32,7 @@ from mcp.types import CallToolResult, InputRequiredResult
 from mcp.types import Tool as MCPTool
 from pydantic import BaseModel
 
-from .adapters import ToolFailure, governed, no_such_tool, prepare, shows, validator
+from .adapters import ToolFailure, governed, no_such_tool, prepare, validator
 from .callers import verified_caller
 from .guard import Guard
 
@@ -56,14 +56,10 @@ def govern(server: FastMCP[Any], guard: Guard, *, allow_anonymous: bool = False)
 
 
 async def definitions(server: FastMCP[Any], names: Iterable[str] = ()) -> list[MCPTool]:
-    """Return the definitions of a server's tools, for ``refuse_poisoned_tools``.
+    """Return the definitions of the tools of *server*, for ``refuse_poisoned_tools``.
 
-    Args:
-        server: The server, for instance a proxy of one that is not yours.
-        names: Tools that it has though it may not list them, such as those behind a search.
-
-    Returns:
-        What it lists, whoever asks, and what it has under *names*; each version of a tool.
+    The server may be a proxy of one that is not yours. Returned is each version of what it lists,
+    whoever asks, and of *names*: what it has and may not list, such as tools behind a search.
     """
     return [
         tool.to_mcp_tool(name=f"{tool.name}@{tool.version}" if tool.version else tool.name)
@@ -85,26 +81,21 @@ class Governance(Middleware):
     """The middleware that ``govern`` adds. It has to be the last one, and checks no names."""
 
     def __init__(self, guard: Guard, *, allow_anonymous: bool = False) -> None:
-        """Take what ``govern`` takes."""
+        """Take *guard* and *allow_anonymous*, as ``govern`` does."""
         self._guard, self._allow_anonymous = guard, allow_anonymous
 
     async def on_list_tools(self, context: _Context, call_next: CallNext[Any, Any]) -> list[Tool]:
         """Return the tools that the caller may call."""
-        caller = self._caller(context)
-        return [tool for tool in await call_next(context) if shows(self._guard, caller, tool.name)]
+        caller, tools = self._caller(context), await call_next(context)
+        return [tool for tool in tools if self._guard.may_call(caller, tool.name)]
 
     async def on_call_tool(self, context: _Context, call_next: CallNext[Any, Any]) -> Any:
-        """Check the call, run the tool, check what it returns or raises.
-
-        Raises:
-            ToolError: The call, the result or the error is refused, or the error held a secret.
-            Exception: What the tool raised, if its text is clean.
-        """
+        """Check the call, run the tool, check what it returns or raises."""
         message, caller = context.message, self._caller(context)
         tool, arguments = message.name, message.arguments or {}
         extra = _dump(message, include={"input_responses", "request_state"})
         found = None
-        if shows(self._guard, caller, tool):
+        if self._guard.may_call(caller, tool):
             server: Any = context.fastmcp_context
             version = extract_version_spec(dict(message.meta or {}))
             spec = VersionSpec(eq=version) if version else None

@@ -11,12 +11,7 @@ from contextlib import suppress
 from types import EllipsisType
 from typing import Any
 
-from agent_mcp_governance import (
-    GovernancePolicy,
-    MCPAuditSink,
-    MCPMetricsRecorder,
-    ResponsePolicy,
-)
+from agent_mcp_governance import GovernancePolicy, MCPAuditSink, MCPMetricsRecorder, ResponsePolicy
 
 from .audit import Check, Meter, Trail
 from .checks import Checks, Refused, Validate
@@ -134,7 +129,8 @@ class Guard:
 
         It is for lists of tools: it counts nothing, and audits nothing.
         """
-        return self._checks.observe or not self._checks.denied(caller, tool)
+        named = bool(caller) and type(tool) is str
+        return named and (self._checks.observe or not self._checks.denied(caller, tool))
 
     def check_call(
         self,
@@ -157,10 +153,8 @@ class Guard:
                 It returns them, or raises ValueError with a sentence for the caller.
 
         Returns:
-            The decision. When it is allowed, run the tool with ``decision.params``.
-
-        Raises:
-            BaseException: What ends the process, such as ``KeyboardInterrupt``, once it is audited.
+            The decision. When it is allowed, run the tool with ``decision.params``. What ends the
+            process, such as ``KeyboardInterrupt``, is raised once it is audited.
         """
         return drive(self._audited(Check("call"), caller, tool, params, extra, validate))
 
@@ -173,16 +167,10 @@ class Guard:
         extra: Mapping[str, Any] | None = None,
         validate: Validate | None = None,
     ) -> Decision:
-        """Decide in an event loop of asyncio as ``check_call`` does.
+        """Return what ``check_call`` does, in an event loop of asyncio that never stands still.
 
-        *caller*, *tool*, *params*, *extra* and *validate* are as there.
-
-        Returns:
-            The decision. The loop never stands still for a part that may wait.
-
-        Raises:
-            BaseException: What ends the task or the process, such as ``CancelledError``, once it is
-                audited. Budget that was being taken meanwhile may be spent.
+        *caller*, *tool*, *params*, *extra* and *validate* are as there. What ends the task, such as
+        ``CancelledError``, is audited too; budget that was being taken meanwhile may be spent.
         """
         return await adrive(self._audited(Check("call"), caller, tool, params, extra, validate))
 
@@ -199,24 +187,15 @@ class Guard:
 
         Returns:
             The decision. When it is allowed, return ``decision.content``.
-
-        Raises:
-            BaseException: What ends the process, such as ``KeyboardInterrupt``, once it is audited.
         """
         return drive(self._audited(Check("response"), caller, tool, content, blobs))
 
     async def acheck_response(
         self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
     ) -> Decision:
-        """Decide in an event loop of asyncio as ``check_response`` does.
+        """Return what ``check_response`` does, in an event loop of asyncio.
 
-        *caller*, *tool*, *content* and *blobs* are as there.
-
-        Returns:
-            The decision.
-
-        Raises:
-            BaseException: As in ``acheck_call``.
+        *caller*, *tool*, *content* and *blobs* are as there, and the rest as in ``acheck_call``.
         """
         return await adrive(self._audited(Check("response"), caller, tool, content, blobs))
 

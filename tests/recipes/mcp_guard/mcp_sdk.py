@@ -24,7 +24,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.types import CallToolResult, TextContent
 
-from .adapters import ToolFailure, governed, logger, no_such_tool, prepare, shows, validator
+from .adapters import ToolFailure, governed, logger, no_such_tool, prepare, validator
 from .callers import verified_caller
 from .checks import Validate
 from .guard import Guard
@@ -75,7 +75,7 @@ class _Governance:
             return await self._call(caller, ctx, call_next)
         result: Any = await call_next(ctx)
         self._learn(result["tools"])
-        shown = [tool for tool in result["tools"] if shows(self._guard, caller, tool["name"])]
+        shown = [tool for tool in result["tools"] if self._guard.may_call(caller, tool["name"])]
         return {**result, "tools": shown}
 
     async def _call(self, caller: str, ctx: _Context, call_next: CallNext) -> Any:
@@ -83,7 +83,7 @@ class _Governance:
         tool, arguments = sent.get("name", ""), sent.get("arguments", {})
         extra = {key: sent[key] for key in _ANSWERS & sent.keys()}
         validate = no_such_tool
-        if shows(self._guard, caller, tool):
+        if self._guard.may_call(caller, tool):
             if tool not in self._validators:
                 await self._list(ctx, call_next)
             validate = self._validators.get(tool, validate)
