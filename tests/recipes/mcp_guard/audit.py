@@ -173,10 +173,7 @@ class Meter:
         server: str,
         tools: Collection[str],
     ) -> None:
-        """Count with *metrics*, if there is one: under the *label* of a caller, *server*, *tools*.
-
-        Tools that are not among *tools* have the label "other", for labels have to be few.
-        """
+        """Count with *metrics*, if any, by *label* of a caller, *server* and tool if of *tools*."""
         self._metrics, self._label, self._server = metrics, label or (lambda _: "any"), server
         self._tools = tools
         self.failures = 0
@@ -186,7 +183,7 @@ class Meter:
         if self._metrics is None:
             return
         try:
-            tool = str(check.tool) if check.tool in self._tools else "other"
+            tool = str(check.tool) if check.tool in self._tools else "other"  # labels are few
             agent = self._label(check.caller or "")
             self._metrics.record_decision(
                 allowed=decision.allowed, agent_id=agent, tool_name=tool, stage=decision.stage

@@ -10,21 +10,9 @@ from typing import Any, Literal, Protocol
 from agent_mcp_governance import ApprovalStatus
 
 Stage = Literal[
-    "caller",
-    "rate_limit",
-    "allow_list",
-    "params",
-    "pattern",
-    "secret",
-    "budget",
-    "approval",
-    "response",
-    "detector",
-    "audit",
-    "cancelled",
-    "error",
-    "allowed",
-]
+    "caller", "rate_limit", "allow_list", "params", "pattern", "secret", "budget", "approval",
+    "response", "detector", "audit", "cancelled", "error", "allowed",
+]  # fmt: skip
 
 
 class RateLimiter(Protocol):

@@ -84,12 +84,8 @@ def refuse_poisoned_tools(
             problems.append(f"{name!r} {'has changed' if name in pins else 'was added'}")
         if name in reviewed:
             continue
-        parts = (
-            name,
-            definition.get("description") or "",
-            definition.get("inputSchema"),
-            server_name,
-        )
+        described = definition.get("description") or ""
+        parts = (name, described, definition.get("inputSchema"), server_name)
         threats = scanner.scan_tool(*parts)
         critical = [threat.message for threat in threats if threat.severity is MCPSeverity.CRITICAL]
         _, tags = MCPResponseScanner().sanitize_response(whole, name)

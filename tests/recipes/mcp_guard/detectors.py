@@ -20,26 +20,16 @@ UNREAD = "unread_text"  # a finding, too: what a detector could not read may be 
 class KernelDetector:
     """Find instructions with the kernel's expressions.
 
-    Of the kernel's categories only the two for instructions count, and its error. The others
-    (addresses, numbers, links) find something in most ordinary mails.
-
-    The expressions are quadratic, so they get pieces, which overlap by 1,000 characters. A longer
-    instruction tag may stand in no piece as a whole.
+    Of its categories only the two for instructions count, and its error: the others (addresses,
+    numbers, links) find something in most ordinary mails. The expressions are quadratic, so they
+    get pieces. An instruction tag of over 1,000 characters may stand in no piece as a whole.
     """
 
     blocking = True
     _CATEGORIES = frozenset({"instruction_injection", "prompt_injection", "error"})
 
     def __call__(self, tool: str, content: Any) -> list[str]:
-        """Scan a response.
-
-        Args:
-            tool: The name of the tool, for the kernel's log.
-            content: Plain JSON.
-
-        Returns:
-            The categories of what was found, sorted.
-        """
+        """Return the categories of what is found in *content*. *tool* is for the kernel's log."""
         # One space instead of many: the expressions take any number, and a piece holds more.
         text = " ".join(" ".join(_texts(content)).split())
         found: set[str] = set()
@@ -69,24 +59,21 @@ class DefenderDetector:
 
     The library reads a part of a long text only, and the classifier 256 tokens, so they get pieces
     of 250 characters, none of which is more than one token. Keys and short strings are put
-    together. Fewer than 10 characters are no piece: the library does not read them.
-
-    An instance can be used from several threads.
+    together. Fewer than 10 characters are no piece: the library does not read them. An instance can
+    be used from several threads.
     """
 
     blocking = True
     _BATCH = 32  # pieces; as many as the library classifies at once
 
     def __init__(self, threshold: float = 0.8) -> None:
-        """Load the model.
+        """Load the model. From the score *threshold* on, a piece is a finding.
 
-        Args:
-            threshold: The score, from 0 to 1, from which on a piece is a finding. At the model's
-                own threshold, 0.52, more attacks are found and more ordinary text is refused.
+        At the model's own, 0.52, more attacks are found and more ordinary text is refused.
 
         Raises:
-            ImportError: If the library, or what its extra brings, is not installed.
-            ValueError: If the threshold is not between 0 and 1.
+            ImportError: The library, or what its extra brings, is not installed.
+            ValueError: The threshold is not between 0 and 1.
         """
         if not 0 < threshold < 1:
             raise ValueError(f"the threshold has to be between 0 and 1, not {threshold!r}")
@@ -103,15 +90,9 @@ class DefenderDetector:
         self._threshold = threshold
 
     def __call__(self, tool: str, content: Any) -> list[str]:
-        """Classify a response.
+        """Return ``["prompt_injection"]`` if a piece of *content* reaches the threshold.
 
-        Args:
-            tool: The name of the tool.
-            content: Plain JSON.
-
-        Returns:
-            ``["prompt_injection"]`` if a piece reaches the threshold, ``["unread_text"]`` if one
-            could not be read, else nothing.
+        Return ``["unread_text"]`` if one cannot be read. *tool* is for the library.
         """
         pieces = _readable_pieces(content)
         while batch := list(islice(pieces, self._BATCH)):

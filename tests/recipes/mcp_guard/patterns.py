@@ -30,14 +30,16 @@ class Patterns:
             ValueError: A pattern is none, is empty, or does not compile.
         """
         GovernancePolicy(blocked_patterns=list(blocked))  # says what is wrong with one
-        if any(pattern in ("", *(("", kind) for kind in PatternType)) for pattern in blocked):
+        substring = PatternType.SUBSTRING
+        kinds = [(item, substring) if isinstance(item, str) else item for item in blocked]
+        if not all(text for text, _ in kinds):
             raise ValueError("an empty blocked pattern matches every call")
-        plain = [pattern for pattern in blocked if _kind(pattern) is PatternType.SUBSTRING]
+        plain: list[Pattern] = [item for item in kinds if item[1] is substring]
         self._substrings = GovernancePolicy(blocked_patterns=plain)
         self._expressions = [
             (text, re.compile(_expression(text, kind), re.IGNORECASE))
-            for text, kind in (item for item in blocked if isinstance(item, tuple))
-            if kind is not PatternType.SUBSTRING
+            for text, kind in kinds
+            if kind is not substring
         ]
 
     def find(self, texts: Iterable[tuple[str, Link]]) -> str:
@@ -60,10 +62,6 @@ class Patterns:
         return ""
 
 
-def _kind(pattern: Pattern) -> PatternType:
-    return PatternType.SUBSTRING if isinstance(pattern, str) else pattern[1]
-
-
 def _expression(pattern: str, kind: PatternType) -> str:
     if kind is PatternType.REGEX:
         return pattern
@@ -84,11 +82,8 @@ def _forms(text: str, link: Link) -> list[tuple[str, Link]]:
 
 
 def _check_marks(text: str) -> None:
-    """Refuse long runs of combining marks: putting them in order takes the square of their number.
-
-    The Unicode Standard's stream-safe format (annex 15) ends a run at 30.
-    """
-    run = 0
+    """Refuse long runs of combining marks: ordering them takes the square of their number."""
+    run = 0  # the Unicode Standard's stream-safe format (annex 15) ends one at 30
     for char in text:
         # The two halfwidth sound marks are letters by category, and marks once normalised.
         run = run + 1 if unicodedata.category(char)[0] == "M" or char in "\uff9e\uff9f" else 0

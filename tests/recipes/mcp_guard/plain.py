@@ -22,18 +22,11 @@ _ENDS = {"{": "}", "[": "]", '"': '"'}
 
 
 def plain_copy(value: Any, max_chars: int, limits: Limits) -> Any:
-    """Copy a plain JSON value.
-
-    Args:
-        value: What to copy: dicts with string keys, lists, strings, numbers, bools and None.
-        max_chars: Characters that it may have, keys and punctuation included.
-        limits: Its max_depth and max_items hold too.
-
-    Returns:
-        A copy that shares nothing with *value*.
+    """Return a copy of *value* that shares nothing with it.
 
     Raises:
-        ValueError: It is no plain JSON, or over a cap; the sentence says which.
+        ValueError: It is no plain JSON, has over *max_chars* characters, keys and punctuation
+            included, or is over the *limits*; the sentence says which.
     """
     top = [value]
     todo: list[tuple[Any, int]] = [(top, 0)]  # copies whose children are still the caller's
@@ -74,17 +67,12 @@ def _refuse(value: object) -> NoReturn:
 
 
 def texts(value: Any, limits: Limits) -> Iterator[tuple[str, Link]]:
-    """Yield every key and leaf of *value* as text, those of JSON inside strings too.
+    """Yield every key and leaf of *value*, a plain copy, as JSON has it, and where it stands.
 
-    Args:
-        value: A plain copy.
-        limits: Its max_depth and max_items hold for what is opened as well.
-
-    Yields:
-        The text as JSON has it, a string without its quotes, and where it stands.
+    A string comes without its quotes, and JSON inside it is opened.
 
     Raises:
-        ValueError: JSON inside a string cannot be opened fully; the sentence says why.
+        ValueError: It cannot be opened fully, or is over the *limits* then; the sentence says why.
     """
     todo: list[tuple[Any, Link, int]] = [(value, None, 0)]
     items = 0

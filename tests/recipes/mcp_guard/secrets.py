@@ -146,13 +146,9 @@ _PLACE = re.compile(
 
 
 def redact(text: str) -> str:
-    """Cut out secrets of the known formats.
+    """Return *text* with a placeholder for each secret of the known formats, otherwise unchanged.
 
-    Args:
-        text: Any text. Time grows with its length and no faster, whatever it holds.
-
-    Returns:
-        The text with the placeholder for each secret, and otherwise unchanged.
+    Time grows with its length and no faster, whatever it holds.
     """
     if len(text) < _SHORTEST and "@" not in text:
         return text
@@ -163,19 +159,13 @@ def redact(text: str) -> str:
 
 
 def redact_tree(value: Any, redact: Callable[[str], str] = redact, *, by_key: bool = False) -> Any:
-    """Copy plain JSON with the secrets cut out of every key and string.
+    """Return a copy of *value*, plain JSON, with what *redact* leaves of every key and string.
 
     A string that is JSON text is opened, because an escape can hide a secret, and written anew if
-    there was one.
+    there was one. Keys that have become equal are numbered, so that no entry is lost.
 
-    Args:
-        value: Dicts, lists, strings, numbers, booleans and None, at most 64 levels deep.
-        redact: What is done to a text. It may cut out more, such as personal data.
-        by_key: Cut out strings and numbers under a key that names a secret, too, and the value of a
-            name-and-value pair with such a name; in JSON inside strings as well.
-
-    Returns:
-        The copy. Keys that have become equal are numbered, so that no entry is lost.
+    With *by_key*, strings and numbers under a key that names a secret are cut out too, and the
+    value of a name-and-value pair with such a name.
     """
     return _Copier(redact, by_key).copy(value)
 
