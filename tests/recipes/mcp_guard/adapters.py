@@ -1,8 +1,6 @@
 """What the adapters of both SDKs share: arguments, one governed call, blobs, errors."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

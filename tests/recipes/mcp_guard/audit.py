@@ -1,8 +1,6 @@
 """The audit log: a file of JSON lines, and what writes one entry for each decision."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,8 +1,6 @@
 """What a call and a response meet, in this order, and nothing else."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy

@@ -1,8 +1,6 @@
 """Tool definitions of servers that are not yours: pinned, and scanned."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

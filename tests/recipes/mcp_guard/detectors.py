@@ -4,8 +4,6 @@ How many of each, ``tests/benchmarks/detection.py`` measures on public data, and
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterator
 from importlib import import_module

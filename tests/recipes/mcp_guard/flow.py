@@ -5,8 +5,6 @@ describes an authentication flow. So one description serves both forms.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 import inspect
@@ -30,7 +28,7 @@ class Step(NamedTuple):
     """
 
     call: Callable[[], Any]
-    pool: Pool | None
+    pool: "Pool | None"
     failed: Callable[[BaseException], None] | None = None
 
 

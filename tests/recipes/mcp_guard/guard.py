@@ -1,8 +1,6 @@
 """The guard: its options, and its four methods."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import logging
 import time
 from asyncio import CancelledError

@@ -12,8 +12,6 @@ unless their types are strict; JSON in a parameter without a type is opened by t
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,8 +1,6 @@
 """What applies to each tool, and sentences for a configuration that is wrong."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

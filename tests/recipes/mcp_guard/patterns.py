@@ -1,8 +1,6 @@
 """The operator's blocked patterns, as GovernancePolicy has them."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import fnmatch
 import re
 import unicodedata

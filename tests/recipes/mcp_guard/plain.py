@@ -1,8 +1,6 @@
 """A plain-JSON copy of a value, and every text in it, JSON inside strings opened."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -6,8 +6,6 @@ JSON's escapes, is not found.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
