@@ -35,11 +35,8 @@ class JsonLinesAuditSink:
     def __init__(self, path: str | Path) -> None:
         """Open *path* for appending; a new file is readable by its owner only.
 
-        Args:
-            path: The file. Its folder has to exist.
-
         Raises:
-            OSError: The file cannot be opened.
+            OSError: The file cannot be opened, or its folder does not exist.
         """
         self._path = Path(path).absolute()
         self._lock = Lock()

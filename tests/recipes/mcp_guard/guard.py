@@ -70,8 +70,7 @@ class Guard:
             budget_period: Seconds after which a caller's max_tool_calls are whole again; None:
                 never, for the life of this guard. Only calls that would run spend budget.
             tools: Rules of single tools, by name.
-            approver: Asked where approval is needed. The kernel's gateway calls it
-                approval_callback.
+            approver: Asked where approval is needed, the approval_callback of the kernel.
             detectors: Look at each response, after secrets are cut out.
             on_finding: What happens when a detector finds something or fails: BLOCK or LOG.
             limiter: Counts instead of the two window options, for instance in Redis.
@@ -165,33 +164,32 @@ class Guard:
         extra: Mapping[str, Any] | None = None,
         validate: Validate | None = None,
     ) -> Decision:
-        """Return what ``check_call`` does, in an event loop of asyncio that never stands still.
+        """Decide in an event loop of asyncio as ``check_call`` does, and return the decision.
 
-        *caller*, *tool*, *params*, *extra* and *validate* are as there. What ends the task, such as
-        ``CancelledError``, is audited too; budget that was being taken meanwhile may be spent.
+        *caller*, *tool*, *params*, *extra* and *validate* are as there. The loop never stands still
+        for a part that may wait. What ends the task, such as ``CancelledError``, is raised once it
+        is audited; budget that was being taken meanwhile may be spent.
         """
         return await adrive(self._audited(Check("call"), caller, tool, params, extra, validate))
 
     def check_response(
         self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
     ) -> Decision:
-        """Decide whether a tool's response may be returned. Error texts are responses too.
+        """Decide whether a response of *tool* to *caller* may be returned, or an error text.
 
-        Args:
-            caller: Who called.
-            tool: The tool's name.
-            content: The response, plain JSON.
-            blobs: Images, audio and files of it in base64. They are measured and not looked into.
+        *content* is plain JSON. *blobs* are images, audio and files of it in base64, which are
+        measured and not looked into.
 
         Returns:
-            The decision. When it is allowed, return ``decision.content``.
+            The decision. When it is allowed, return ``decision.content``. What ends the process is
+            raised once it is audited.
         """
         return drive(self._audited(Check("response"), caller, tool, content, blobs))
 
     async def acheck_response(
         self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
     ) -> Decision:
-        """Return what ``check_response`` does, in an event loop of asyncio.
+        """Decide in an event loop of asyncio as ``check_response`` does, and return the decision.
 
         *caller*, *tool*, *content* and *blobs* are as there, and the rest as in ``acheck_call``.
         """
