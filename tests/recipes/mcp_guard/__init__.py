@@ -8,6 +8,7 @@ release's notes in ``tests/recipes/README.md``. ``__version__`` says which one a
 from .audit import JsonLinesAuditSink
 from .callers import bucket_label, verified_caller
 from .decisions import Decision, Detector, Limits, RateLimiter
+from .detectors import DefenderDetector, KernelDetector
 from .guard import Guard
 from .options import ToolRules
 from .secrets import redact
@@ -16,9 +17,11 @@ __version__ = "1.0"
 
 __all__ = [
     "Decision",
+    "DefenderDetector",
     "Detector",
     "Guard",
     "JsonLinesAuditSink",
+    "KernelDetector",
     "Limits",
     "RateLimiter",
     "ToolRules",
