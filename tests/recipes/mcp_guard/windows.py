@@ -104,6 +104,8 @@ class Window(Budget):
 class _Buckets:
     """The kernel's store of windows, without the empty ones."""
 
+    # No subclass of dict: the kernel would replace it while it is empty, and so false.
+
     def __init__(self) -> None:
         self._buckets: dict[str, Any] = {}
 
