@@ -150,7 +150,8 @@ def test_killing_redis_under_load_lets_no_call_through_that_should_not_be(
 
             attempt()
             begun.wait()
-            while not outcomes["no Redis"]:
+            # A client that was busy elsewhere may not notice that Redis was away.
+            while not (outcomes["no Redis"] or restarted.is_set()):
                 attempt()
             restarted.wait(PATIENCE)
             for _ in range(60):
