@@ -269,6 +269,14 @@ def test_the_readme_names_every_stage_that_can_refuse_and_the_caps_at_it() -> No
     assert said["budget"].startswith(f"{agent_mcp_governance.GovernancePolicy().max_tool_calls},")
 
 
+def test_the_readme_says_of_detectors_what_the_recipes_say() -> None:
+    head, *rows = documents.table(README, "Which detector finds what")
+    measured_head, *measured = documents.table(RECIPES, "What detectors find")
+    assert head == measured_head
+    assert len(rows) > 5
+    assert [row for row in rows if row not in measured] == []
+
+
 def test_every_format_of_a_secret_that_is_cut_out_is_in_the_table() -> None:
     _, *rows = documents.table(RECIPES, "Secrets")
     formats = [
