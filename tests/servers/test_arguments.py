@@ -1,12 +1,12 @@
 """What reaches a tool, an approver and the budget."""
 
 import socket
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Union
 
 import pytest
 from fastmcp.server.middleware import Middleware
 from mcp.types import CallToolResult, TextContent
-from pydantic import Field
+from pydantic import BaseModel, Field
 from support.clients import connected, each_mode, each_sdk
 from support.servers import (
     Log,
@@ -198,3 +198,74 @@ async def test_a_schema_elsewhere_is_never_fetched() -> None:
         with pytest.raises(BlockingIOError):
             elsewhere.accept()
     assert ran == []
+
+
+class Leaf(BaseModel):
+    kind: Literal["leaf"]
+
+
+class Branch(BaseModel):
+    kind: Literal["branch"]
+    below: Annotated[Union[Leaf, "Branch", "Twig"], Field(discriminator="kind")] | None = None
+
+
+class Twig(BaseModel):
+    kind: Literal["twig"]
+    below: Annotated[Union[Leaf, Branch, "Twig"], Field(discriminator="kind")] | None = None
+
+
+def branches(levels: int, last: str = "leaf") -> dict[str, Any]:
+    tree: dict[str, Any] = {"kind": last}
+    for _ in range(levels):
+        tree = {"kind": "branch", "below": tree}
+    return tree
+
+
+DECIMAL = r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"  # what pydantic 2.12 gives every Decimal
+
+
+@each_sdk
+async def test_what_a_schema_costs_does_not_outgrow_the_arguments(sdk: str) -> None:
+    server = plain_server(sdk)
+
+    @server.tool()
+    def sort(
+        amount: Annotated[str, Field(json_schema_extra={"pattern": DECIMAL})] = "1.50",
+        words: Annotated[str, Field(pattern=r"^(\w+\s?)*$")] = "two words",
+        numbers: set[int | float | str] | None = None,
+        rows: list[int | str | None] | None = None,
+        tree: Twig | Branch | None = None,
+    ) -> str:
+        """Sort them."""
+        return f"{amount} {words} {len(numbers or ())} {len(rows or ())} {tree is None}"
+
+    mixed = ["a", *range(12_000)]
+    async with connected(sdk, govern(server, guard_of("sort"))) as call:
+        for arguments, text in [
+            ({"amount": "007.50", "words": "in order"}, "007.50 in order 0 0 True"),
+            ({"numbers": mixed}, "1.50 two words 12001 0 True"),
+            ({"rows": [1, "a"] * 5_000}, "1.50 two words 0 10000 True"),
+            ({"tree": branches(60)}, "1.50 two words 0 0 False"),
+        ]:
+            assert (await call("sort", **arguments)).text == text
+        for wrong in [
+            {"amount": "0" * 90_000 + "x"},
+            {"words": "a" * 90_000 + "!"},
+            {"numbers": [*mixed, 7]},
+            {"tree": branches(60, "bush")},
+        ]:
+            told = (await call("sort", **wrong)).text
+            assert told.startswith("Refused (params): The arguments are not valid")
+        told = (await call("sort", rows=[""] * 49_000)).text
+        assert told == "Refused (params): The arguments take too many steps to check."
+
+
+async def test_a_dollar_in_a_schema_is_the_very_end_as_in_the_standard() -> None:
+    async def run(_ctx: Any, _params: Any) -> CallToolResult:
+        return CallToolResult(content=[TextContent(text="sent")])
+
+    to = {"type": "string", "pattern": r"@shop\.example$"}
+    server = govern(low_level_server(run, properties={"to": to}), guard_of("run"))
+    async with connected("mcp", server) as call:
+        assert (await call("run", to="ana@shop.example")).text == "sent"
+        assert (await call("run", to="ana@shop.example\n")).text.startswith("Refused (params)")

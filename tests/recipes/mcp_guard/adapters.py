@@ -8,19 +8,26 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from contextvars import ContextVar
+from functools import cache, lru_cache
+from itertools import count
 from typing import Any
 
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped, unused-ignore]
+from jsonschema.exceptions import ValidationError  # type: ignore[import-untyped, unused-ignore]
 from jsonschema.validators import extend, validator_for  # type: ignore[import-untyped, unused-ignore]
 from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped, unused-ignore]
 from mcp import MCPError
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from .checks import Validate
 from .guard import Guard
 from .options import require
 
 logger = logging.getLogger("mcp_guard")
+
+_MAX_STEPS = 100_000  # keywords of a schema that are looked at for the arguments of one call
+_steps: ContextVar[Iterator[int]] = ContextVar("_steps")
 
 
 class ToolFailure(Exception):  # noqa: N818 - it never leaves the adapters
@@ -36,7 +43,7 @@ def validator(schema: Any, *, opens_json: bool = False) -> Validate:
 
     @cache
     def checker() -> Any:  # when it is needed: what is wrong with the schema refuses the call then
-        kind = _lenient(validator_for(schema, Draft202012Validator))
+        kind = _bounded(validator_for(schema, Draft202012Validator))
         return kind(schema, registry=REGISTRY)  # which never fetches a schema
 
     def validate(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +51,7 @@ def validator(schema: Any, *, opens_json: bool = False) -> Validate:
             raise ValueError("The server has no such tool now.")
         if opens_json:
             arguments = _opened(arguments, schema.get("properties", {}))
+        _steps.set(count())
         for error in checker().iter_errors(arguments):
             raise ValueError(f"The arguments are not valid: {_said(error)}.")
         return arguments
@@ -54,15 +62,65 @@ def validator(schema: Any, *, opens_json: bool = False) -> Validate:
 no_such_tool = validator(None)
 
 
-@cache
-def _lenient(kind: Any) -> Any:
-    def pattern(*args: Any) -> Iterator[Any]:
-        try:
-            yield from kind.VALIDATORS["pattern"](*args)
-        except re.error:  # no expression of Python's, as r"\p{L}": the tool has to check it
-            return
+def _bounded(kind: Any) -> Any:
+    """Return *kind* of validator, but for keywords whose time outgrows the arguments."""
+    own = {"pattern": _pattern, "uniqueItems": _unique, "anyOf": _any_of, "oneOf": _one_of}
+    known = kind.VALIDATORS
+    return extend(kind, {key: _counted(own.get(key, known[key])) for key in known})
 
-    return extend(kind, {"pattern": pattern})
+
+def _counted(keyword: Callable[..., Any]) -> Callable[..., Any]:
+    def check(*args: Any) -> Any:
+        if next(_steps.get()) >= _MAX_STEPS:
+            raise ValueError("The arguments take too many steps to check.")
+        return keyword(*args)
+
+    return check
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[Any]:
+    if validator.is_type(instance, "string") and not _search(pattern)(instance):
+        yield ValidationError("")
+
+
+@lru_cache
+def _search(pattern: str) -> Callable[[str], Any]:
+    """Return a search with pydantic's engine, whose time is linear and whose $ is the very end."""
+    try:
+        schema = core_schema.str_schema(pattern=pattern, regex_engine="rust-regex")
+        return SchemaValidator(schema).isinstance_python
+    except SchemaError:  # it has no look-around
+        with suppress(re.error):
+            search = re.compile(pattern).search
+            # pydantic 2.12 gives every Decimal this one, which takes the cube of its zeros.
+            if pattern.startswith(r"^(?!^[-+.]*$)[+-]?0*"):
+                return lambda text: len(text) <= 100 and search(text)
+            return search
+        return lambda _: True  # no expression of either: the tool has to check it
+
+
+def _unique(validator: Any, unique: bool, instance: Any, _: Any) -> Iterator[Any]:
+    # The SDK's sets name it. jsonschema compares each item with each, unless they can be sorted.
+    if not (unique and validator.is_type(instance, "array")):
+        return
+    if len({json.dumps(item, sort_keys=True) for item in instance}) < len(instance):
+        yield ValidationError("")
+
+
+def _valid(validator: Any, schemas: list[Any], instance: Any) -> Iterator[bool]:
+    # Up to the first error of each. jsonschema collects them all: in a tree of tagged unions that
+    # takes time and memory in two to the power of its depth.
+    return (next(validator.descend(instance, schema), None) is None for schema in schemas)
+
+
+def _any_of(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Iterator[Any]:
+    if not any(_valid(validator, schemas, instance)):
+        yield ValidationError("")
+
+
+def _one_of(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Iterator[Any]:
+    if sum(_valid(validator, schemas, instance)) != 1:
+        yield ValidationError("")
 
 
 def _opened(arguments: dict[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
