@@ -73,6 +73,26 @@ async def test_json_in_a_string_is_opened_before_anybody_sees_it(mode: str) -> N
     assert [params["notes"] for params in approver.seen] == [["late", "broken"]]
 
 
+async def test_json_in_a_string_opens_to_nothing_that_json_itself_cannot_say() -> None:
+    server, log = plain_server("mcp"), Log()
+
+    @server.tool()
+    def echo(numbers: list[float], more: Any = None) -> str:
+        """Return them."""
+        return f"{numbers} {more}"
+
+    async with connected("mcp", govern(server, guard_of("echo", audit_sink=log))) as call:
+        assert (
+            await call("echo", numbers="[1.5]", more='["\\ud83d\\ude00"]')
+        ).text == "[1.5] ['😀']"
+        for numbers, more in [("[NaN]", ""), ("[1e999]", ""), ("[]", "[-Infinity]")]:
+            refused = await call("echo", numbers=numbers, more=more)
+            assert refused.text.endswith("no plain JSON, for a float in it.")
+        refused = await call("echo", numbers=[], more='["\\ud83d"]')
+        assert refused.text.endswith("no plain JSON, for a str in it.")
+    assert log.stages() == ["allowed"] + ["params"] * 4
+
+
 @each_sdk
 async def test_json_for_a_parameter_that_is_a_string_stays_a_string(sdk: str) -> None:
     server = plain_server(sdk)

@@ -69,6 +69,8 @@ class Checks:
                 arguments = validate(arguments)
             except ValueError as error:
                 raise Refused("params", f"{error}") from None
+            # What JSON in a string opens to may be no plain JSON: NaN, half a surrogate pair.
+            arguments = self._copy(arguments, {}, rules)
         yield from self._take(check, "budget", "The call budget is spent", self.budget, name)
         if rules.needs_approval or self.approve_all:
             yield from self._approve(check, {**copied, **arguments})
