@@ -135,6 +135,7 @@ def test_a_secret_is_refused_if_the_tools_rules_say_so(check: Any) -> None:
         ({SECRET: 1}, "[REDACTED]"),
         ({"q": f'{{"a": "\\u0067{SECRET[1:]}"}}'}, "q.(JSON).a"),
         ({"q": f"line\n{SECRET}"}, "q"),
+        ({"q": f'{{}}\n{{"a": "\\u0067{SECRET[1:]}"}}'}, "q"),
     ):
         decision = check.call(guard, "alice", "refund", params)
         assert decision.refusal == "Refused (secret): The arguments hold a secret."

@@ -180,6 +180,22 @@ def test_a_secret_that_escapes_hide_in_json_text_is_cut_out(text):
     assert type(json.loads(shown[0])) is type(json.loads(text, strict=False))
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f'{{"a": 1}}\n{{"b": "{HIDDEN}"}}', '{"a": 1}\n{"b": "[REDACTED]"}'),
+        (f'```json\n["{HIDDEN}"]\n```', '```json\n["[REDACTED]"]\n```'),
+        (f'5" pipe: {{"a": "{HIDDEN}"}}', '5" pipe: {"a": "[REDACTED]"}'),
+        (f'{{"a": "{HIDDEN}",}}', '{"a": "[REDACTED]",}'),
+        (f'[{"1" * 5_000}, "{HIDDEN}"]', f'[{"1" * 5_000}, "[REDACTED]"]'),
+        (f'{{"a": "\\"caf\\u00e9\\"\\n{HIDDEN}"}};', '{"a": "\\"caf\\u00e9\\"\\n[REDACTED]"};'),
+        ("x AccountKey\\u003d" + "a\\/" * 43 + "\\u003d" * 2, "x AccountKey=[REDACTED]"),
+    ],
+)
+def test_a_secret_that_escapes_hide_in_json_within_other_text_is_cut_out(text, shown):
+    assert redact_tree([text]) == [shown]
+
+
 def test_an_escaped_slash_does_not_hide_the_password_of_a_url():
     text = '{"key": "AccountKey=' + "a\\/" * 43 + '=="}'
     assert json.loads(redact_tree(text)) == {"key": f"AccountKey={PLACEHOLDER}"}
@@ -198,6 +214,7 @@ def test_a_key_that_stands_twice_hides_nothing():
         '{"password": "\\u0067"}',
         '"\\u0067',
         "{\\u0067}",
+        'in C:\\users\\new, "https:\\/\\/a.example" and \\u0067\n{"a": "\\ud83d\\ude00"}',
         '["\\ud800"]',
     ],
 )

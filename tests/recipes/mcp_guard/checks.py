@@ -155,8 +155,9 @@ class Checks:
             raise Refused("params", f"The arguments are refused: {error}.") from None
         if match:
             self._refuse(check, "pattern", "The arguments are not allowed.", match)
-        for text, link in found if rules.refuse_secrets else ():
-            if self.redact(text) != text:
+        # From the innermost, so that what is said is the very place.
+        for text, link in reversed(found) if rules.refuse_secrets else ():
+            if redact_tree(text, self.redact) != text:
                 self._refuse(check, "secret", "The arguments hold a secret.", f"at {path(link)}")
                 break
 

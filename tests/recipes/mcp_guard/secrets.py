@@ -129,6 +129,10 @@ _SEARCHES = [
 ]
 _SHORTEST = 20  # characters of a secret; only that of a URL can be shorter, and has an @ after it
 
+_RUN = re.compile(r'(?:[^"\\\n]+|\\.)+')  # up to a quote that is not escaped
+_ESCAPE = re.compile(r'\\(?:u([0-9A-Fa-f]{4})|["\\/bfnrt])')
+_LETTERS = dict(zip("bfnrt", "\b\f\n\r\t", strict=True))
+
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 # The last word of a key, or its last two: "db_password", "x-api-key", "clientSecret".
 _SECRET_NAME = re.compile(
@@ -196,16 +200,31 @@ class _Copier(NamedTuple):
     def text(self, text: str) -> str:
         text = self.redact(text)
         escaped = "\\u" in text or "\\/" in text  # the escapes that can hide a letter of a secret
-        if not (escaped or self.by_key) or text.lstrip()[:1] not in ("{", "[", '"'):
+        if (escaped or self.by_key) and text.lstrip()[:1] in ("{", "[", '"'):
+            try:
+                opened = json.loads(text, strict=False, object_pairs_hook=_with_all_pairs)
+                shown = self.copy(opened)
+            except RecursionError:
+                return PLACEHOLDER
+            except ValueError:
+                pass
+            else:
+                return text if shown == opened else json.dumps(shown)
+        return _RUN.sub(self.run, text) if escaped else text
+
+    def run(self, found: re.Match[str]) -> str:
+        """Redact what stands between two quotes of JSON lines, or of JSON in other text."""
+        text = found[0]
+        if "\\u" not in text and "\\/" not in text:
             return text
-        try:
-            opened = json.loads(text, strict=False, object_pairs_hook=_with_all_pairs)
-            shown = self.copy(opened)
-        except RecursionError:
-            return PLACEHOLDER
-        except ValueError:
-            return text
-        return text if shown == opened else json.dumps(shown)
+        opened = _ESCAPE.sub(_letter, text)
+        shown = self.redact(opened)
+        return text if shown == opened else json.dumps(shown)[1:-1]
+
+
+def _letter(escape: re.Match[str]) -> str:
+    letter = escape[0][1]
+    return chr(int(escape[1], 16)) if escape[1] else _LETTERS.get(letter, letter)
 
 
 def _with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
