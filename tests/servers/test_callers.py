@@ -7,11 +7,15 @@ from typing import Any
 import httpx2
 import pytest
 from fastmcp.server.auth.providers.jwt import StaticTokenVerifier
+from mcp.server.auth.middleware.auth_context import auth_context_var, get_access_token
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
+from mcp.server.lowlevel import Server
+from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool
 from mcp_guard.callers import bucket_label, verified_caller
 from pydantic import AnyHttpUrl
-from support.clients import MODES, each_mode, each_sdk, over_http, served_over_http
+from support.clients import MODES, connected, each_mode, each_sdk, over_http, served_over_http
 from support.servers import Log, add_shop, govern, guard_of, plain_server
 
 pytestmark = pytest.mark.anyio
@@ -133,3 +137,21 @@ async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str
         told = await call("search", query="tea")
         assert told[:2] == (True, "Refused (caller): The caller is not known.")
     assert log.stages() == ["caller"]
+
+
+async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_caller() -> None:
+    async def list_tools(_ctx: Any, _params: Any) -> ListToolsResult:
+        shelves = {"alice": ["open", "closed"], "bob": ["open"]}[get_access_token().subject]
+        schema = {"type": "object", "properties": {"shelf": {"enum": shelves}}}
+        return ListToolsResult(tools=[Tool(name="read", input_schema=schema)])
+
+    async def run(_ctx: Any, params: Any) -> CallToolResult:
+        return CallToolResult(content=[TextContent(text=params.arguments["shelf"])])
+
+    server = Server("shelves", on_list_tools=list_tools, on_call_tool=run)
+    govern(server, guard_of("read"))
+    for name, told in [("alice", "closed"), ("bob", "Refused (params)"), ("alice", "closed")]:
+        auth_context_var.set(AuthenticatedUser(token(subject=name)))
+        async with connected("mcp", server) as call:
+            assert (await call("read", shelf="closed")).text.startswith(told)
+            assert (await call("read", shelf="open")).text == "open"

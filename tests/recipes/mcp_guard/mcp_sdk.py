@@ -28,6 +28,7 @@ from .checks import Validate
 from .guard import Guard
 
 _Context = ServerRequestContext[Any, Any]
+_MAX_VALIDATORS = 10_000  # then the oldest is forgotten, and the server asked again
 _ANSWERS = frozenset(("inputResponses", "requestState"))
 
 
@@ -62,7 +63,8 @@ class _Governance:
 
     def __init__(self, guard: Guard, allow_anonymous: bool, opens_json: bool) -> None:
         self._guard, self._allow_anonymous, self._opens_json = guard, allow_anonymous, opens_json
-        self._validators: dict[str, Validate] = {}  # of the tools that the server has listed
+        # Of what the server listed, by caller and tool: it may give each caller another schema.
+        self._validators: dict[tuple[str, str], Validate] = {}
 
     async def __call__(self, ctx: _Context, call_next: CallNext) -> Any:
         if ctx.request_id is None or ctx.method not in ("tools/call", "tools/list"):
@@ -72,7 +74,7 @@ class _Governance:
         if ctx.method == "tools/call":
             return await self._call(caller, ctx, call_next)
         result: Any = await call_next(ctx)
-        self._learn(result["tools"])
+        self._learn(caller, result["tools"])
         shown = [tool for tool in result["tools"] if self._guard.may_call(caller, tool["name"])]
         return {**result, "tools": shown}
 
@@ -82,9 +84,9 @@ class _Governance:
         extra = {key: sent[key] for key in _ANSWERS & sent.keys()}
         validate = no_such_tool
         if self._guard.may_call(caller, tool):
-            if tool not in self._validators:
-                await self._list(ctx, call_next)
-            validate = self._validators.get(tool, validate)
+            if (caller, tool) not in self._validators:
+                await self._list(caller, ctx, call_next)
+            validate = self._validators.get((caller, tool), validate)
 
         async def run(checked: dict[str, Any]) -> HandlerResult:
             return await call_next(replace(ctx, params={**sent, "arguments": checked}))
@@ -94,23 +96,25 @@ class _Governance:
         except ToolFailure as failure:
             text, stage = failure.args
             if stage == "params":  # the tool may have changed: list it anew
-                self._validators.pop(tool, None)
+                self._validators.pop((caller, tool), None)
             return CallToolResult(content=[TextContent(text=text)], is_error=True)
 
-    async def _list(self, ctx: _Context, call_next: CallNext) -> None:
-        """Ask the server for its tools, as part of the request *ctx*."""
+    async def _list(self, caller: str, ctx: _Context, call_next: CallNext) -> None:
+        """Ask the server for the tools of *caller*, as part of the request *ctx*."""
         params = {"_meta": (ctx.params or {}).get("_meta", {})}
         try:
             while params.get("cursor", "first"):
                 result: Any = await call_next(replace(ctx, method="tools/list", params=params))
-                self._learn(result["tools"])
+                self._learn(caller, result["tools"])
                 params["cursor"] = result.get("nextCursor")
         except Exception as error:  # noqa: BLE001 - the server's own, whose text may hold a secret
             logger.error("the tools cannot be listed: %s", type(error).__name__)
-        if missing := self._guard.tools - self._validators.keys():
+        if missing := self._guard.tools - {name for _, name in self._validators}:
             logger.error("the policy allows %s, which the server does not list", sorted(missing))
 
-    def _learn(self, tools: list[dict[str, Any]]) -> None:
+    def _learn(self, caller: str, tools: list[dict[str, Any]]) -> None:
         for tool in tools:
-            schema = tool["inputSchema"]
-            self._validators[tool["name"]] = validator(schema, opens_json=self._opens_json)
+            validate = validator(tool["inputSchema"], opens_json=self._opens_json)
+            self._validators[caller, tool["name"]] = validate
+        while len(self._validators) > _MAX_VALIDATORS:
+            del self._validators[next(iter(self._validators))]
