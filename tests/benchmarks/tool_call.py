@@ -124,7 +124,7 @@ def nested(text: str, levels: int) -> str:
 
 def hostile(size: int) -> dict[str, Any]:
     """Return values of about *size* characters that cost the guard more than prose does."""
-    values = {name: (text * (size // len(text) + 1))[:size] for name, text in hostile_texts()}
+    values: dict[str, Any] = dict(hostile_texts(size))
     values["U+FDFA"] = "\ufdfa" * size
     values["combining marks"] = "a" + "\u0301\u0323" * (size // 2)
     values["marks in short runs"] = ("a" + "\u0301\u0323" * 50) * (size // 101)
@@ -136,6 +136,7 @@ def hostile(size: int) -> dict[str, Any]:
     values["escapes"] = '"' + "\\u0041" * (size // 6) + '"'
     values["a long number"] = f"[{'9' * size}]"
     values["items"] = list(range(size // 4))
+    values["JSON strings"] = ["[1]"] * (size // 8)
     values["dicts"] = [{"a": n} for n in range(size // 8)]
     values["keys"] = {f"{n:x}": n for n in range(size // 12)}
     values["a long key over many items"] = {"k" * (size // 2): [1] * (size // 4)}

@@ -140,6 +140,8 @@ class Trail:
             "would_refuse": [redact(refusal) for refusal in check.would_refuse],
         }
         for name in ("parameters", "findings", "would_refuse", "detail", "reason"):
+            if len(json.dumps(entry)) <= self._max_chars:
+                break
             text = json.dumps(entry[name])[: self._max_chars]
             while text and len(json.dumps(entry)) > self._max_chars:
                 entry[name] = {"cut_short": text}  # which escapes it once more

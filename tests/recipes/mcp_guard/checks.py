@@ -66,11 +66,11 @@ class Checks:
         arguments = {key: copied[key] for key in copied if key not in (extra or ())}
         if validate:
             try:
-                arguments = validate(arguments)
+                valid = validate(arguments)
             except ValueError as error:
                 raise Refused("params", f"{error}") from None
             # What JSON in a string opens to may be no plain JSON: NaN, half a surrogate pair.
-            arguments = self._copy(arguments, {}, rules)
+            arguments = arguments if valid == arguments else self._copy(valid, {}, rules)
         yield from self._take(check, "budget", "The call budget is spent", self.budget, name)
         if rules.needs_approval or self.approve_all:
             yield from self._approve(check, {**copied, **arguments})
