@@ -57,8 +57,9 @@ class DefenderDetector:
 
     The library reads a part of a long text only, and the classifier 256 tokens, so they get pieces
     of 250 characters, none of which is more than one token. Keys and short strings are put
-    together. Fewer than 10 characters are no piece: the library does not read them. An instance can
-    be used from several threads.
+    together. Fewer than 10 characters are no piece: the library does not read them. The worst piece
+    decides, so the longer an ordinary text, the more often it is refused. An instance can be used
+    from several threads.
     """
 
     blocking = True
