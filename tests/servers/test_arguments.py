@@ -255,29 +255,55 @@ async def test_what_a_schema_costs_does_not_outgrow_the_arguments(sdk: str) -> N
         numbers: set[int | float | str] | None = None,
         rows: list[int | str | None] | None = None,
         tree: Twig | Branch | None = None,
+        counts: dict[Annotated[str, Field(pattern=r"^(\w+\s?)*$")], int] | None = None,
     ) -> str:
         """Sort them."""
-        return f"{amount} {words} {len(numbers or ())} {len(rows or ())} {tree is None}"
+        return f"{amount} {words} {len(numbers or ())} {len(rows or ())} {tree or counts}"
 
     mixed = ["a", *range(12_000)]
     async with connected(sdk, govern(server, guard_of("sort"))) as call:
         for arguments, text in [
-            ({"amount": "007.50", "words": "in order"}, "007.50 in order 0 0 True"),
-            ({"numbers": mixed}, "1.50 two words 12001 0 True"),
-            ({"rows": [1, "a"] * 5_000}, "1.50 two words 0 10000 True"),
-            ({"tree": branches(60)}, "1.50 two words 0 0 False"),
+            ({"amount": "007.50", "words": "in order"}, "007.50 in order 0 0 None"),
+            ({"numbers": mixed}, "1.50 two words 12001 0 None"),
+            ({"rows": [1, "a"] * 5_000}, "1.50 two words 0 10000 None"),
+            ({"counts": {"two words": 2}}, "1.50 two words 0 0 {'two words': 2}"),
         ]:
             assert (await call("sort", **arguments)).text == text
+        assert not (await call("sort", tree=branches(60))).is_error
         for wrong in [
             {"amount": "0" * 90_000 + "x"},
             {"words": "a" * 90_000 + "!"},
             {"numbers": [*mixed, 7]},
+            {"counts": {"two words": "2"}},
             {"tree": branches(60, "bush")},
         ]:
             told = (await call("sort", **wrong)).text
             assert told.startswith("Refused (params): The arguments are not valid")
+        assert (await call("sort", counts={"a" * 90_000 + "!": 1})).is_error  # by the tool
         told = (await call("sort", rows=[""] * 49_000)).text
         assert told == "Refused (params): The arguments take too many steps to check."
+
+
+async def test_names_that_match_no_pattern_of_a_schema_are_additional() -> None:
+    async def run(_ctx: Any, _params: Any) -> CallToolResult:
+        return CallToolResult(content=[TextContent(text="ran")])
+
+    schema = {
+        "properties": {"id": {"type": "string"}},
+        "patternProperties": {"^x-": {"type": "integer"}, r"^\p{L}$": {"type": "integer"}},
+    }
+    for others, refused in [
+        (False, {"a-b": 1}),
+        ({"type": "null"}, {"a-b": 1}),
+        (True, {"x-": ""}),
+    ]:
+        schema = {**schema, "additionalProperties": others}
+        server = govern(low_level_server(run, **schema), guard_of("run"))
+        async with connected("mcp", server) as call:
+            assert (await call("run", id="a", é=1, **{"x-a": 1})).text == "ran"
+            told = (await call("run", **refused)).text
+            assert told.startswith("Refused (params): The arguments are not valid: ")
+            assert "None" not in told
 
 
 async def test_a_dollar_in_a_schema_is_the_very_end_as_in_the_standard() -> None:

@@ -65,6 +65,7 @@ no_such_tool = validator(None)
 def _bounded(kind: Any) -> Any:
     """Return *kind* of validator, but for keywords whose time outgrows the arguments."""
     own = {"pattern": _pattern, "uniqueItems": _unique, "anyOf": _any_of, "oneOf": _one_of}
+    own |= {"patternProperties": _pattern_properties, "additionalProperties": _additional}
     known = kind.VALIDATORS
     return extend(kind, {key: _counted(own.get(key, known[key])) for key in known})
 
@@ -81,6 +82,29 @@ def _counted(keyword: Callable[..., Any]) -> Callable[..., Any]:
 def _pattern(validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[Any]:
     if validator.is_type(instance, "string") and not _search(pattern)(instance):
         yield ValidationError("")
+
+
+def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    if not validator.is_type(instance, "object"):
+        return
+    others = schema.get("additionalProperties", True)
+    for name in instance:
+        matching = [pattern for pattern in patterns if _search(pattern)(name)]
+        for pattern in matching:
+            yield from validator.descend(instance[name], patterns[pattern], path=name)
+        if matching or name in schema.get("properties", ()):
+            continue
+        if others is False:
+            yield ValidationError("")
+        else:
+            yield from validator.descend(instance[name], others, path=name)
+
+
+def _additional(validator: Any, others: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    if "patternProperties" not in schema:  # it goes by these, and is looked at with them
+        yield from Draft202012Validator.VALIDATORS["additionalProperties"](
+            validator, others, instance, schema
+        )
 
 
 @lru_cache
