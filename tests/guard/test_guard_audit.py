@@ -40,6 +40,22 @@ def test_an_entry_says_who_called_what_with_which_params_and_what_was_decided(ch
 
 
 @in_both_forms
+def test_no_half_of_a_secret_is_left_where_a_name_or_a_finding_is_cut_short(check: Any) -> None:
+    shifted = [f"{'x' * shift} {SECRET}" for shift in (25, 75, 105)]
+    rules = {"refund": ToolRules(refuse_secrets=True)}
+    options = {"blocked_patterns": ["blocked"], "detectors": [lambda *_: shifted]}
+    guard, log = make_guard(tools=rules, **options)
+    check.response(guard, "alice", "search", "text")
+    for text in shifted:
+        check.call(guard, "alice", text, {})
+        check.call(guard, "alice", "search", {text: "blocked"})
+        check.call(guard, "alice", "refund", {text: {"a": SECRET}})
+    stages = ["allow_list", "pattern", "secret"]
+    assert [entry["stage"] for entry in log] == ["detector", *stages * len(shifted)]
+    assert SECRET[:8] not in json.dumps(log)
+
+
+@in_both_forms
 @pytest.mark.parametrize("observe", [False, True])
 def test_secrets_are_cut_out_of_every_part_of_an_entry(check: Any, observe: bool) -> None:
     def validate(_: object) -> Any:

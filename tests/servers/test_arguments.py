@@ -9,6 +9,7 @@ from mcp.types import CallToolResult, TextContent
 from pydantic import BaseModel, Field
 from support.clients import connected, each_mode, each_sdk
 from support.servers import (
+    TOKEN,
     Log,
     add_shop,
     govern,
@@ -105,6 +106,18 @@ async def test_json_for_a_parameter_that_is_a_string_stays_a_string(sdk: str) ->
     async with connected(sdk, govern(server, guard_of("echo"))) as call:
         for text in ('{"a": 1}', "[1, 2]", "null", '"quoted"', "12", "[no json"):
             assert (await call("echo", text=text, maybe="[no json")).text == f"{text} [no json"
+
+
+async def test_no_half_of_a_secret_is_said_of_arguments_that_are_not_valid() -> None:
+    log = Log()
+    schema = {"properties": {"a": {"additionalProperties": False}}}
+    server = low_level_server(keeping([]), **schema)
+    govern(server, guard_of("run", audit_sink=log))
+    async with connected("mcp", server) as call:
+        for shift in range(100, 200, 12):
+            assert "not valid" in (await call("run", a={f"{'x' * shift} {TOKEN}": 1})).text
+    assert log.stages() == ["params"] * 9
+    assert TOKEN[:8] not in str([entry["reason"] for entry in log.entries])
 
 
 @each_sdk

@@ -23,6 +23,7 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 from .checks import Validate
 from .guard import Guard
 from .options import require
+from .secrets import redact
 
 logger = logging.getLogger("mcp_guard")
 
@@ -161,9 +162,9 @@ def _opened(arguments: dict[str, Any], properties: Mapping[str, Any]) -> dict[st
 def _said(error: Any) -> str:
     """Say what is wrong without repeating the value, which may be long or a secret."""
     if error.validator in ("required", "additionalProperties"):
-        return f"{error.message:.200}"
+        return redact(error.message)[:200]
     where = ".".join(map(str, error.absolute_path)) or "they"
-    return f"{where:.100} must have {error.validator} {error.validator_value!r:.100}"
+    return f"{redact(where)[:100]} must have {error.validator} {error.validator_value!r:.100}"
 
 
 async def governed(

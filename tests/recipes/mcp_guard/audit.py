@@ -129,7 +129,7 @@ class Trail:
             "timestamp": time.time(),
             "direction": check.direction,
             "agent_id": check.caller and redact(check.caller),
-            "tool_name": check.tool and redact(check.tool),
+            "tool_name": check.tool and redact(check.tool)[:128],
             "parameters": redact_tree(check.params, redact, by_key=True),
             "allowed": decision.allowed,
             "stage": decision.stage,

@@ -114,7 +114,9 @@ class Checks:
 
     def _identify(self, check: Check, caller: object, tool: object) -> str:
         name = tool if type(tool) is str else ""
-        check.tool = (name if name.isprintable() else ascii(name))[:128]
+        check.tool = (name if name.isprintable() else ascii(name))[
+            :1_024
+        ]  # and shorter, once it is redacted
         if type(caller) is not str or not 0 < len(caller) <= 1_024 or _CONTROL.search(caller):
             raise Refused("caller", "The caller is not known.", f"a {type(caller).__name__}")
         check.caller = caller
@@ -150,7 +152,7 @@ class Checks:
     def _match(self, check: Check, rules: ToolRules, patterns: Patterns, params: Any) -> None:
         try:
             found = list(texts(params, self.limits))
-            match = patterns.find(found)
+            match = patterns.find(found, self.redact)
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
         if match:
@@ -158,7 +160,8 @@ class Checks:
         # From the innermost, so that what is said is the very place.
         for text, link in reversed(found) if rules.refuse_secrets else ():
             if redact_tree(text, self.redact) != text:
-                self._refuse(check, "secret", "The arguments hold a secret.", f"at {path(link)}")
+                where = f"at {path(link, self.redact)}"
+                self._refuse(check, "secret", "The arguments hold a secret.", where)
                 break
 
     def _approve(self, check: Check, params: dict[str, Any]) -> Steps[None]:
@@ -188,7 +191,7 @@ class Checks:
             if not isinstance(said, (str, list, tuple)):
                 said = f"a detector returned a {type(said).__name__}, no list"
             found += [said] if isinstance(said, str) else [f"{finding}" for finding in said]
-        check.findings += [finding[:100] for finding in found[:20]]
+        check.findings += [self.redact(finding)[:100] for finding in found[:20]]
         if found and (rules.on_finding or self.on_finding) is ResponsePolicy.BLOCK:
             reason = "The response was withheld: a detector found something in it."
             self._refuse(check, "detector", reason, ", ".join(check.findings))

@@ -4,7 +4,7 @@
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from agent_mcp_governance import GovernancePolicy, PatternType
 
@@ -40,8 +40,8 @@ class Patterns:
             if kind is not substring
         ]
 
-    def find(self, texts: Iterable[tuple[str, Link]]) -> str:
-        """Return which pattern matches where, in words, or nothing.
+    def find(self, texts: Iterable[tuple[str, Link]], redact: Callable[[str], str]) -> str:
+        """Return which pattern matches where, in words that *redact* has seen, or nothing.
 
         Raises:
             ValueError: A text is far longer in its NFKC form.
@@ -52,11 +52,11 @@ class Patterns:
         suspicious = self._substrings.matches_pattern("\0".join([text for text, _ in forms]))
         for text, link in forms if suspicious else ():
             if found := self._substrings.matches_pattern(text):
-                return f"{path(link)} matches {found[0]!r}"
+                return f"{path(link, redact)} matches {found[0]!r}"
         for pattern, expression in self._expressions:
             for text, link in forms:
                 if expression.search(text):
-                    return f"{path(link)} matches {pattern!r}"
+                    return f"{path(link, redact)} matches {pattern!r}"
         return ""
 
 

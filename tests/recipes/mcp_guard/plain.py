@@ -4,7 +4,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from .decisions import Limits
@@ -112,10 +112,13 @@ def opened(text: str) -> Any:
         raise ValueError("JSON inside a string that cannot be opened") from None
 
 
-def path(link: Link) -> str:
-    """Return in words where a text stands, such as ``to[0].name``, in 200 characters at most."""
+def path(link: Link, redact: Callable[[str], str]) -> str:
+    """Return in words where a text stands, such as ``to[0].name``, in 200 characters at most.
+
+    Keys come through *redact* before they are cut short: half a secret is no longer known as one.
+    """
     steps: list[str] = []
     while link is not None:
         link, step = link
-        steps.append(f"[{step}]" if type(step) is int else f".{step[:60]}")
+        steps.append(f"[{step}]" if type(step) is int else f".{redact(step)[:60]}")
     return "".join(reversed(steps))[:200].lstrip(".") or "the whole"
