@@ -110,3 +110,12 @@ def test_a_glob_matches_what_it_matches_in_the_kernel(pattern: str, text: str) -
     decision = guard.check_call("alice", "search", {"": text})
     forms = ("", text, unicodedata.normalize("NFKC", text))
     assert decision.allowed is not any(map(kernel.matches_pattern, forms))
+
+
+@pytest.mark.parametrize("kind", [PatternType.SUBSTRING, PatternType.GLOB])
+def test_an_accent_that_a_pattern_has_as_a_character_of_its_own_is_found(kind: PatternType) -> None:
+    guard, _ = make_guard(blocked_patterns=[("re\u0301sume\u0301", kind), ("\u2026", kind)])
+    for text in ("r\u00e9sum\u00e9", "re\u0301sume\u0301", "wait\u2026"):
+        assert guard.check_call("alice", "search", {"q": text}).stage == "pattern"
+    for text in ("resume", "wait...", "r\u00e9sume"):
+        assert guard.check_call("alice", "search", {"q": text}).allowed

@@ -32,6 +32,14 @@ class Patterns:
         kinds = [(item, substring) if isinstance(item, str) else item for item in blocked]
         if not all(text for text, _ in kinds):
             raise ValueError("an empty blocked pattern matches every call")
+        # A text's NFKC form has a letter with its accent as one character, which an editor may have
+        # written as two. No NFKC here: of a pattern "…" it would make three dots.
+        kinds += [
+            (composed, kind)
+            for text, kind in kinds
+            if kind is not PatternType.REGEX
+            and (composed := unicodedata.normalize("NFC", text)) != text
+        ]
         plain: list[Pattern] = [item for item in kinds if item[1] is substring]
         self._substrings = GovernancePolicy(blocked_patterns=plain)
         self._expressions = [
