@@ -128,6 +128,7 @@ _SEARCHES = [
     for start in form.starts.split()
 ]
 _SHORTEST = 20  # characters of a secret; only that of a URL can be shorter, and has an @ after it
+_SHORT_SEARCHES = [search for search in _SEARCHES if search[0].startswith(":")]
 
 _RUN = re.compile(r'(?:[^"\\\n]+|\\.)+')  # up to a quote that is not escaped
 _ESCAPE = re.compile(r'\\(?:u([0-9A-Fa-f]{4})|["\\/bfnrt])')
@@ -154,7 +155,7 @@ def redact(text: str) -> str:
     """
     if len(text) < _SHORTEST and "@" not in text:
         return text
-    for start, expression, replacement in _SEARCHES:
+    for start, expression, replacement in _SEARCHES if len(text) >= _SHORTEST else _SHORT_SEARCHES:
         if start in text:
             text = expression.sub(replacement, text)
     return text
