@@ -101,7 +101,7 @@ def test_it_is_as_short_as_it_says() -> None:
     assert len(lines) > 12
     assert {name: count for name, count in lines.items() if count > 300} == {}
     assert set(lines) > REDIS_AND_SIGNING
-    assert sum(lines[name] for name in set(lines) - REDIS_AND_SIGNING) <= 2_500
+    assert sum(lines[name] for name in set(lines) - REDIS_AND_SIGNING) <= 2_600
 
 
 def public(tree: ast.Module) -> Iterator[tuple[str, ast.ClassDef | Function]]:

@@ -114,9 +114,8 @@ class Checks:
 
     def _identify(self, check: Check, caller: object, tool: object) -> str:
         name = tool if type(tool) is str else ""
-        check.tool = (name if name.isprintable() else ascii(name))[
-            :1_024
-        ]  # and shorter, once it is redacted
+        shown = name if name.isprintable() else ascii(name)
+        check.tool = shown[:1_024]  # it is cut shorter once it is redacted
         if type(caller) is not str or not 0 < len(caller) <= 1_024 or _CONTROL.search(caller):
             raise Refused("caller", "The caller is not known.", f"a {type(caller).__name__}")
         check.caller = caller
