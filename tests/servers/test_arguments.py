@@ -297,6 +297,19 @@ async def test_what_a_schema_costs_does_not_outgrow_the_arguments(sdk: str) -> N
         assert told == "Refused (params): The arguments take too many steps to check."
 
 
+@pytest.mark.parametrize("more", [{}, {"minimum": 0}])
+async def test_each_item_of_a_list_is_checked(more: dict[str, Any]) -> None:
+    ran: list[Any] = []
+    schema = {"type": "array", "items": {"type": "integer", "title": "N", **more}}
+    server = govern(low_level_server(keeping(ran), properties={"a": schema}), guard_of("run"))
+    async with connected("mcp", server) as call:
+        assert (await call("run", a=[0, 1])).text == (await call("run", a=[])).text == "ran"
+        for wrong in ([1, "a"], [True], [[1]], [None, 1]):
+            told = (await call("run", a=wrong)).text
+            assert told.endswith(" must have type 'integer'.")
+    assert ran == [{"a": [0, 1]}, {"a": []}]
+
+
 async def test_names_that_match_no_pattern_of_a_schema_are_additional() -> None:
     async def run(_ctx: Any, _params: Any) -> CallToolResult:
         return CallToolResult(content=[TextContent(text="ran")])

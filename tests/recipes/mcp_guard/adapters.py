@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import count
 from typing import Any
 
@@ -65,9 +65,15 @@ no_such_tool = validator(None)
 
 def _bounded(kind: Any) -> Any:
     """Return *kind* of validator, but for keywords whose time outgrows the arguments."""
-    own = {"pattern": _pattern, "uniqueItems": _unique, "anyOf": _any_of, "oneOf": _one_of}
+    own: dict[str, Any] = {
+        "pattern": _pattern,
+        "uniqueItems": _unique,
+        "anyOf": _any_of,
+        "oneOf": _one_of,
+    }
     own |= {"patternProperties": _pattern_properties, "additionalProperties": _additional}
     known = kind.VALIDATORS
+    own["items"] = partial(_items, known.get("items"))
     return extend(kind, {key: _counted(own.get(key, known[key])) for key in known})
 
 
@@ -78,6 +84,15 @@ def _counted(keyword: Callable[..., Any]) -> Callable[..., Any]:
         return keyword(*args)
 
     return check
+
+
+def _items(otherwise: Any, validator: Any, items: Any, instance: Any, schema: Any) -> Any:
+    # A long list of plain values, as of numbers, is looked at in one step.
+    kind = items.get("type") if type(items) is dict and items.keys() <= {"type", "title"} else None
+    plain = type(kind) is str and type(instance) is list
+    if plain and all(validator.is_type(item, kind) for item in instance):
+        return ()
+    return otherwise(validator, items, instance, schema)
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[Any]:
