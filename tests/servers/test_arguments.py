@@ -310,6 +310,23 @@ async def test_each_item_of_a_list_is_checked(more: dict[str, Any]) -> None:
     assert ran == [{"a": [0, 1]}, {"a": []}]
 
 
+@each_sdk
+async def test_a_price_in_cents_is_a_multiple_of_a_cent(sdk: str) -> None:
+    server = plain_server(sdk)
+
+    @server.tool()
+    def pay(amount: Annotated[float, Field(multiple_of=0.01)]) -> str:
+        """Pay."""
+        return str(amount)
+
+    async with connected(sdk, govern(server, guard_of("pay"))) as call:
+        for amount in (0.07, 19.99, 1.1, 3, 1e15, -4.35):
+            assert (await call("pay", amount=amount)).text == str(float(amount))
+        for amount in (0.075, 19.999, 1e-9):
+            told = await call("pay", amount=amount)
+            assert told.text.endswith("amount must have multipleOf 0.01.")
+
+
 async def test_names_that_match_no_pattern_of_a_schema_are_additional() -> None:
     async def run(_ctx: Any, _params: Any) -> CallToolResult:
         return CallToolResult(content=[TextContent(text="ran")])

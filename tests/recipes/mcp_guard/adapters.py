@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
+from fractions import Fraction
 from functools import cache, lru_cache, partial
 from itertools import count
+from math import inf
 from typing import Any
 
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped, unused-ignore]
@@ -64,7 +66,7 @@ no_such_tool = validator(None)
 
 
 def _bounded(kind: Any) -> Any:
-    """Return *kind* of validator, but for keywords whose time outgrows the arguments."""
+    """Return *kind* of validator, but for what takes too long in it or refuses cents."""
     own: dict[str, Any] = {
         "pattern": _pattern,
         "uniqueItems": _unique,
@@ -72,6 +74,7 @@ def _bounded(kind: Any) -> Any:
         "oneOf": _one_of,
     }
     own |= {"patternProperties": _pattern_properties, "additionalProperties": _additional}
+    own["multipleOf"] = _multiple_of
     known = kind.VALIDATORS
     own["items"] = partial(_items, known.get("items"))
     return extend(kind, {key: _counted(own.get(key, known[key])) for key in known})
@@ -137,6 +140,13 @@ def _search(pattern: str) -> Callable[[str], Any]:
                 return lambda text: len(text) <= 100 and search(text)
             return search
         return lambda _: True  # no expression of either: the tool has to check it
+
+
+def _multiple_of(validator: Any, divisor: Any, instance: Any, _: Any) -> Iterator[Any]:
+    # As decimal text, which JSON is: binary fractions make 19.99 no multiple of 0.01.
+    finite = validator.is_type(instance, "number") and abs(instance) < inf
+    if finite and Fraction(str(instance)) % Fraction(str(divisor)):
+        yield ValidationError("")
 
 
 def _unique(validator: Any, unique: bool, instance: Any, _: Any) -> Iterator[Any]:
