@@ -5,6 +5,7 @@ from typing import Any
 
 import fastmcp
 import pytest
+from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 from fastmcp.server.transforms.search import RegexSearchTransform
 from mcp_guard import ToolRules, fastmcp_sdk, mcp_sdk
 from support.clients import connected, each_mode, each_sdk
@@ -207,3 +208,13 @@ async def test_a_proxy_of_another_server_is_governed_before_the_call_leaves() ->
         assert (await call("run_sql", query="x")).text.startswith("Refused (allow_list)")
         assert (await call("refund", order="A-17", amount=9_000)).text.endswith("denied.")
     assert log.stages() == ["allowed", "approval"]
+
+
+async def test_what_a_cache_of_fastmcp_answers_is_not_governed() -> None:
+    log, server = Log(), add_shop(plain_server("fastmcp"))
+    server.add_middleware(ResponseCachingMiddleware())
+    async with connected("fastmcp", govern(server, shop_guard(audit_sink=log))) as call:
+        for _ in range(2):
+            paid = await call("refund", order="A-17", amount=40)
+            assert paid.text == "refunded 40 of A-17"
+    assert log.stages() == ["allowed"]
