@@ -29,12 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from mcp_guard import Guard
 from mcp_guard.detectors import DefenderDetector, KernelDetector
 
-from agent_mcp_governance import (
-    GovernancePolicy,
-    InMemoryAuditSink,
-    MCPGateway,
-    ResponsePolicy,
-)
+from agent_mcp_governance import GovernancePolicy, InMemoryAuditSink, MCPGateway, ResponsePolicy
 
 AGENTDOJO = "agentdojo==0.1.35"
 SUITES = ("workspace", "slack", "banking", "travel")

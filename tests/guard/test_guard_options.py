@@ -7,12 +7,7 @@ import pytest
 from mcp_guard import Guard, Limits, ToolRules
 from support.guards import Entries, make_guard
 
-from agent_mcp_governance import (
-    GovernancePolicy,
-    InMemoryAuditSink,
-    PatternType,
-    ResponsePolicy,
-)
+from agent_mcp_governance import GovernancePolicy, InMemoryAuditSink, PatternType, ResponsePolicy
 
 COUNTER = type("Counter", (), {"try_acquire": lambda *_: True})()
 REGEX, SANITIZE = PatternType.REGEX, ResponsePolicy.SANITIZE

@@ -78,7 +78,7 @@ def test_people_who_are_slow_hold_up_nobody_elses_call() -> None:
 
     assert asyncio.run(main())
     assert [(entry["stage"], entry["detail"]) for entry in log] == [
-        *[("approval", "RuntimeError"), ("allowed", "")],
+        *[("approval", "RuntimeError"), ("allowed", "")]
     ]
 
 

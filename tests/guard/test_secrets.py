@@ -86,8 +86,7 @@ def test_guesses_and_personal_data_stay(guess):
 
 
 @pytest.mark.parametrize(
-    "label",
-    ["", "RSA ", "EC ", "DSA ", "ENCRYPTED ", "OPENSSH ", "PGP {} BLOCK"],
+    "label", ["", "RSA ", "EC ", "DSA ", "ENCRYPTED ", "OPENSSH ", "PGP {} BLOCK"]
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\\n", "\\\\n", " "])
 def test_each_kind_of_private_key_is_cut_out_to_its_end(label, newline):

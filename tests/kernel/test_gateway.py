@@ -36,8 +36,7 @@ def test_only_tools_on_the_allow_list_are_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    ["rm -rf", (r"rm\s+-r", g.PatternType.REGEX), ("*rm -*", g.PatternType.GLOB)],
+    "pattern", ["rm -rf", (r"rm\s+-r", g.PatternType.REGEX), ("*rm -*", g.PatternType.GLOB)]
 )
 def test_a_parameter_that_matches_a_policy_pattern_is_refused(pattern: Any) -> None:
     governed = gateway(blocked_patterns=[pattern])
@@ -48,8 +47,7 @@ def test_a_parameter_that_matches_a_policy_pattern_is_refused(pattern: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "value",
-    ["; rm x", "; mkfs x", "$(id)", "`id`", "123-45-6789", "4111 1111 1111 1111"],
+    "value", ["; rm x", "; mkfs x", "$(id)", "`id`", "123-45-6789", "4111 1111 1111 1111"]
 )
 def test_a_parameter_that_matches_a_built_in_pattern_is_refused(value: str) -> None:
     allowed, reason = call(gateway(), value=value)

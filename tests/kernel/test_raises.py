@@ -57,11 +57,9 @@ CASES: dict[str, dict[str, Callable[[], object]]] = {
         "text that is no YAML": lambda: from_yaml("a: ["),
         "a file that is not there": lambda: policy.load("missing.yaml"),
     },
-    "InMemoryNonceStore": {
-        "a size of zero or less": lambda: g.InMemoryNonceStore(max_entries=0),
-    },
+    "InMemoryNonceStore": {"a size of zero or less": lambda: g.InMemoryNonceStore(max_entries=0)},
     "InMemorySessionStore": {
-        "a session without a token": lambda: g.InMemorySessionStore().set(None),
+        "a session without a token": lambda: g.InMemorySessionStore().set(None)
     },
     "MCPGateway": {
         "an approval answer `True`": lambda: refuses(
@@ -96,7 +94,7 @@ CASES: dict[str, dict[str, Callable[[], object]]] = {
     "MCPMetrics": {
         "a meter provider that raises": lambda: (
             g.MCPMetrics(Down()).record_rate_limit_hit(agent_id="a", tool_name="t") is None
-        ),
+        )
     },
     "MCPResponseScanner": {
         "a response that is no text": lambda: (

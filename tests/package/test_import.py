@@ -38,11 +38,7 @@ def test_opentelemetry_is_the_only_third_party_package_loaded_and_only_if_it_is_
     assert {name.partition(".")[0] for name in added} == {"opentelemetry"}
 
 
-ORDERS = {
-    "ours first": f"{OURS}{KERNEL}",
-    "kernel first": f"{KERNEL}{OURS}",
-    "ours alone": OURS,
-}
+ORDERS = {"ours first": f"{OURS}{KERNEL}", "kernel first": f"{KERNEL}{OURS}", "ours alone": OURS}
 EACH_NAME_IS_THE_KERNELS = """
 import sys
 for name in agent_mcp_governance.__all__:
@@ -145,11 +141,7 @@ def as_bytecode(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("provide", "loader"),
-    [
-        (as_an_archive, "zipimporter"),
-        (as_bytecode, "SourcelessFileLoader"),
-    ],
+    ("provide", "loader"), [(as_an_archive, "zipimporter"), (as_bytecode, "SourcelessFileLoader")]
 )
 def test_a_kernel_that_is_no_plain_source_is_imported_whole(
     provide: Callable[[Path], str], loader: str, tmp_path: Path

@@ -15,8 +15,7 @@ from typing import Any, get_args, get_type_hints
 import jedi
 import pytest
 from jedi.api.environment import InterpreterEnvironment
-from support.isolated import run_isolated
-from support.names import HOMES
+from support.isolated import HOMES, run_isolated
 from support.tools import run_tool
 
 import agent_mcp_governance

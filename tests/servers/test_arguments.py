@@ -328,9 +328,6 @@ async def test_a_price_in_cents_is_a_multiple_of_a_cent(sdk: str) -> None:
 
 
 async def test_names_that_match_no_pattern_of_a_schema_are_additional() -> None:
-    async def run(_ctx: Any, _params: Any) -> CallToolResult:
-        return CallToolResult(content=[TextContent(text="ran")])
-
     schema = {
         "properties": {"id": {"type": "string"}},
         "patternProperties": {"^x-": {"type": "integer"}, r"^\p{L}$": {"type": "integer"}},
@@ -341,7 +338,7 @@ async def test_names_that_match_no_pattern_of_a_schema_are_additional() -> None:
         (True, {"x-": ""}),
     ]:
         schema = {**schema, "additionalProperties": others}
-        server = govern(low_level_server(run, **schema), guard_of("run"))
+        server = govern(low_level_server(keeping([]), **schema), guard_of("run"))
         async with connected("mcp", server) as call:
             assert (await call("run", id="a", é=1, **{"x-a": 1})).text == "ran"
             told = (await call("run", **refused)).text
@@ -350,11 +347,8 @@ async def test_names_that_match_no_pattern_of_a_schema_are_additional() -> None:
 
 
 async def test_a_dollar_in_a_schema_is_the_very_end_as_in_the_standard() -> None:
-    async def run(_ctx: Any, _params: Any) -> CallToolResult:
-        return CallToolResult(content=[TextContent(text="sent")])
-
     to = {"type": "string", "pattern": r"@shop\.example$"}
-    server = govern(low_level_server(run, properties={"to": to}), guard_of("run"))
+    server = govern(low_level_server(keeping([]), properties={"to": to}), guard_of("run"))
     async with connected("mcp", server) as call:
-        assert (await call("run", to="ana@shop.example")).text == "sent"
+        assert (await call("run", to="ana@shop.example")).text == "ran"
         assert (await call("run", to="ana@shop.example\n")).text.startswith("Refused (params)")

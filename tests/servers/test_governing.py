@@ -9,15 +9,7 @@ from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 from fastmcp.server.transforms.search import RegexSearchTransform
 from mcp_guard import ToolRules, fastmcp_sdk, mcp_sdk
 from support.clients import connected, each_mode, each_sdk
-from support.servers import (
-    TOKEN,
-    Log,
-    add_shop,
-    govern,
-    guard_of,
-    plain_server,
-    shop_guard,
-)
+from support.servers import TOKEN, Log, add_shop, govern, guard_of, plain_server, shop_guard
 
 pytestmark = pytest.mark.anyio
 

@@ -1,11 +1,15 @@
 """Code run in a fresh interpreter, and what our import loads there."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
-from support.names import HOMES
+from support import ROOT
 
+_CONTRACT = json.loads((ROOT / "tests" / "kernel" / "contract.json").read_text(encoding="utf-8"))
+# The kernel's module of each name of the surface.
+HOMES: dict[str, str] = {name: entry["module"] for name, entry in _CONTRACT.items()}
 # Those of the names, and two that they import.
 KERNEL_MODULES = {*HOMES.values(), "agent_os.exceptions", "agent_os.prompt_injection"}
 PLACEHOLDERS = frozenset({"agent_os", "agent_os.integrations"})

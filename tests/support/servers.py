@@ -163,10 +163,7 @@ APPROVERS: dict[str, Callable[..., Any]] = {"approve_small": approve_small, "giv
 
 def shop_guard(*more: str, **options: Any) -> Guard:
     """Return the guard of the README's shop, which may allow *more* tools."""
-    rules = {
-        "refund": ToolRules(needs_approval=True),
-        "send_email": ToolRules(refuse_secrets=True),
-    }
+    rules = {"refund": ToolRules(needs_approval=True), "send_email": ToolRules(refuse_secrets=True)}
     return guard_of(*SHOP_TOOLS, *more, **{"tools": rules, "approver": approve_small, **options})
 
 

@@ -5,10 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 from support.limits import limit, refused
 
-from agent_mcp_governance import (
-    InMemoryAuditSink,
-    InMemoryNonceStore,
-)
+from agent_mcp_governance import InMemoryAuditSink, InMemoryNonceStore
 
 LATER = datetime.now(timezone.utc) + timedelta(hours=1)
 
