@@ -4,7 +4,7 @@
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from agent_mcp_governance import GovernancePolicy, PatternType
 
@@ -48,13 +48,16 @@ class Patterns:
             if kind is not substring
         ]
 
-    def find(self, texts: Iterable[tuple[str, Link]], redact: Callable[[str], str]) -> str:
+    def find(self, texts: Sequence[tuple[str, Link]], redact: Callable[[str], str]) -> str:
         """Return which pattern matches where, in words that *redact* has seen, or nothing.
 
         Raises:
             ValueError: A text is far longer in its NFKC form.
         """
-        forms = [form for text, link in texts for form in _forms(text, link)]
+        forms = [*texts]
+        for text, link in texts:
+            if not text.isascii() and (normal := _normal(text)) != text:
+                forms.append((normal, link))
         # One search of all of them first: there is seldom anything, and the kernel lowers the
         # case of its text again for each pattern.
         suspicious = self._substrings.matches_pattern("\0".join([text for text, _ in forms]))
@@ -76,15 +79,15 @@ def _expression(pattern: str, kind: PatternType) -> str:
     return rf"\A{fnmatch.translate(f'*{pattern}')}"
 
 
-def _forms(text: str, link: Link) -> list[tuple[str, Link]]:
-    if text.isascii() or unicodedata.is_normalized("NFKC", text):
-        return [(text, link)]
+def _normal(text: str) -> str:
+    if unicodedata.is_normalized("NFKC", text):
+        return text
     if len(text) > 100:
         _check_marks(text)
     normal = unicodedata.normalize("NFKC", text)
     if len(normal) > 4 * len(text) + 100:  # U+FDFA stands for 18 characters
         raise ValueError("with characters that stand for many others")
-    return [(text, link), (normal, link)]
+    return normal
 
 
 def _check_marks(text: str) -> None:

@@ -4,8 +4,8 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 from .decisions import Limits
 
@@ -19,8 +19,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _ENDS = {"{": "}", "[": "]", '"': '"'}
 
 
-def plain_copy(value: Any, max_chars: int, limits: Limits) -> Any:
-    """Return a copy of *value* that shares nothing with it.
+def plain_copy(value: Any, max_chars: int, limits: Limits) -> tuple[Any, list[str]]:
+    """Return a copy of *value* that shares nothing with it, and all keys and strings in it.
 
     Raises:
         ValueError: It is no plain JSON, has over *max_chars* characters, keys and punctuation
@@ -28,71 +28,78 @@ def plain_copy(value: Any, max_chars: int, limits: Limits) -> Any:
     """
     top = [value]
     todo: list[tuple[Any, int]] = [(top, 0)]  # copies whose children are still the caller's
+    strings: list[str] = []
     chars = items = 0
     while todo:
         parent, depth = todo.pop()
         for slot, node in parent.items() if type(parent) is dict else enumerate(parent):
-            if type(node) is not dict and type(node) is not list:
+            kind = type(node)
+            if kind is str:
+                strings.append(node)
+            elif kind is dict or kind is list:
+                if items + len(node) > limits.max_items:
+                    raise ValueError(f"over {limits.max_items} keys and elements")
+                if depth >= limits.max_depth:
+                    raise ValueError(f"over {limits.max_depth} levels")
+                # Look at the copy only: another thread may be changing the original.
+                parent[slot] = copied = node.copy()
+                items += len(copied)
+                strings += copied if kind is dict else ()
+                todo.append((copied, depth + 1))
+            else:
                 chars += _size(node)
-                continue
-            if items + len(node) > limits.max_items:
-                raise ValueError(f"over {limits.max_items} keys and elements")
-            if depth >= limits.max_depth:
-                raise ValueError(f"over {limits.max_depth} levels")
-            # Look at the copy only: another thread may be changing the original.
-            parent[slot] = copied = node.copy()
-            items += len(copied)
-            if type(copied) is dict:
-                chars += sum([_size(key) if type(key) is str else _refuse(key) for key in copied])
-            todo.append((copied, depth + 1))
-        if chars + items > max_chars:
-            raise ValueError(f"over {max_chars} characters")
-    return top[0]
+    _check_strings(strings)
+    if chars + items + sum(map(len, strings)) > max_chars:
+        raise ValueError(f"over {max_chars} characters")
+    return top[0], strings
+
+
+def _check_strings(strings: list[Any]) -> None:
+    for kind in {*map(type, strings)} - {str}:  # a key's
+        raise ValueError(f"no plain JSON, for a {kind.__name__} in it")
+    if any(_SURROGATE.search(text) for text in strings if not text.isascii()):
+        raise ValueError("no plain JSON, for half of a surrogate pair in it")
 
 
 def _size(leaf: Any) -> int:
-    if type(leaf) is str:
-        return len(leaf) if leaf.isascii() or not _SURROGATE.search(leaf) else _refuse(leaf)
     if leaf is None or type(leaf) is bool or (type(leaf) is float and math.isfinite(leaf)):
         return 4
     if type(leaf) is int and leaf.bit_length() <= 1_024:
         return 1 + leaf.bit_length() // 3
-    return _refuse(leaf)
+    raise ValueError(f"no plain JSON, for a {type(leaf).__name__} in it")
 
 
-def _refuse(value: object) -> NoReturn:
-    raise ValueError(f"no plain JSON, for a {type(value).__name__} in it")
-
-
-def texts(value: Any, limits: Limits) -> Iterator[tuple[str, Link]]:
-    """Yield every key and leaf of *value*, a plain copy, as JSON has it, and where it stands.
+def texts(value: Any, limits: Limits) -> list[tuple[str, Link]]:
+    """Return every key and leaf of *value*, a plain copy, as JSON has it, and where it stands.
 
     A string comes without its quotes, and JSON inside it is opened.
 
     Raises:
         ValueError: It cannot be opened fully, or is over the *limits* then; the sentence says why.
     """
+    found: list[tuple[str, Link]] = []
     todo: list[tuple[Any, Link, int]] = [(value, None, 0)]
     items = 0
     while todo:
         node, link, depth = todo.pop()
         if depth > limits.max_depth:
             raise ValueError(f"over {limits.max_depth} levels, with JSON inside strings")
-        if type(node) is dict:
-            for key in node:
-                yield key, (link, key)
+        kind = type(node)
+        if kind is dict:
+            found += [(key, (link, key)) for key in node]
             todo += [(item, (link, key), depth + 1) for key, item in node.items()]
-        elif type(node) is list:
+        elif kind is list:
             todo += [(item, (link, place), depth + 1) for place, item in enumerate(node)]
-        elif type(node) is str:
-            yield node, link
+        elif kind is str:
+            found.append((node, link))
             if (inner := opened(node)) is not NOTHING:
                 todo.append((inner, (link, JSON), depth + 1))
         else:
-            yield str(node) if type(node) is int else json.dumps(node), link
+            found.append((str(node) if kind is int else json.dumps(node), link))
         items += 1
         if items + len(todo) > limits.max_items + 2:  # the whole is none, and may be JSON text
             raise ValueError(f"over {limits.max_items} keys and elements, with JSON inside strings")
+    return found
 
 
 def opened(text: str) -> Any:
