@@ -14,7 +14,7 @@ from .decisions import Decision, Limits, Stage
 from .flow import Failed, Part, Steps
 from .options import ToolRules
 from .patterns import Patterns
-from .plain import path, plain_copy, texts
+from .plain import places, plain_copy, texts
 from .secrets import may_hold_secrets, redact_tree
 
 Validate = Callable[[dict[str, Any]], dict[str, Any]]
@@ -154,20 +154,19 @@ class Checks:
         self, check: Check, rules: ToolRules, patterns: Patterns, params: Any, strings: list[str]
     ) -> None:
         try:
-            found = texts(params, self.limits)
-            match = patterns.find(found, self.redact)
+            match = patterns.find(texts(params, self.limits))
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
         if match:
-            self._refuse(check, "pattern", "The arguments are not allowed.", match)
-        if not rules.refuse_secrets or not may_hold_secrets(strings, self.redact):
-            return
-        # From the innermost, so that what is said is the very place.
-        for text, link in reversed(found):
-            if redact_tree(text, self.redact) != text:
-                where = f"at {path(link, self.redact)}"
-                self._refuse(check, "secret", "The arguments hold a secret.", where)
-                break
+            where = next(at for text, at in places(params, self.redact) if text == match[1])
+            detail = f"{where} matches {match[0]!r}"
+            self._refuse(check, "pattern", "The arguments are not allowed.", detail)
+        if rules.refuse_secrets and may_hold_secrets(strings, self.redact):
+            found = places(params, self.redact)
+            secret = [at for text, at in found if redact_tree(text, self.redact) != text]
+            if secret:  # the last, which is within the others or beside them
+                detail = f"at {secret[-1]}"
+                self._refuse(check, "secret", "The arguments hold a secret.", detail)
 
     def _approve(self, check: Check, params: dict[str, Any]) -> Steps[None]:
         if self.observe or not self.approver:

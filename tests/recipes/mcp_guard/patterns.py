@@ -4,11 +4,9 @@
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 from agent_mcp_governance import GovernancePolicy, PatternType
-
-from .plain import Link, path
 
 Pattern = str | tuple[str, PatternType]
 
@@ -48,27 +46,25 @@ class Patterns:
             if kind is not substring
         ]
 
-    def find(self, texts: Sequence[tuple[str, Link]], redact: Callable[[str], str]) -> str:
-        """Return which pattern matches where, in words that *redact* has seen, or nothing.
+    def find(self, texts: Iterable[str]) -> tuple[str, str] | None:
+        """Return a pattern that matches, and in which of *texts*.
 
         Raises:
             ValueError: A text is far longer in its NFKC form.
         """
-        forms = [*texts]
-        for text, link in texts:
-            if not text.isascii() and (normal := _normal(text)) != text:
-                forms.append((normal, link))
+        forms = {text: text for text in texts}
+        forms = {_normal(text): text for text in forms if not text.isascii()} | forms
         # One search of all of them first: there is seldom anything, and the kernel lowers the
         # case of its text again for each pattern.
-        suspicious = self._substrings.matches_pattern("\0".join([text for text, _ in forms]))
-        for text, link in forms if suspicious else ():
-            if found := self._substrings.matches_pattern(text):
-                return f"{path(link, redact)} matches {found[0]!r}"
+        suspicious = self._substrings.matches_pattern("\0".join(forms))
+        for form, text in forms.items() if suspicious else ():
+            if found := self._substrings.matches_pattern(form):
+                return found[0], text
         for pattern, expression in self._expressions:
-            for text, link in forms:
-                if expression.search(text):
-                    return f"{path(link, redact)} matches {pattern!r}"
-        return ""
+            for form, text in forms.items():
+                if expression.search(form):
+                    return pattern, text
+        return None
 
 
 def _expression(pattern: str, kind: PatternType) -> str:

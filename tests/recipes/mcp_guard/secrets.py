@@ -225,6 +225,8 @@ def _text(text: str, redact: Callable[[str], str], by_key: bool) -> str:
 def _run(redact: Callable[[str], str], found: re.Match[str]) -> str:
     """Redact what stands between two quotes of JSON lines, or of JSON in other text."""
     text = found[0]
+    if not _hides(text):
+        return text
     opened = _ESCAPE.sub(_letter, text)
     shown = redact(opened)
     return text if shown == opened else json.dumps(shown)[1:-1]
