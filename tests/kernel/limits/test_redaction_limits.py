@@ -17,28 +17,21 @@ UNKNOWN = [
     f"-----BEGIN ENCRYPTED PRIVATE KEY-----\n{LETTERS}\n-----END ENCRYPTED PRIVATE KEY-----",
     f"-----BEGIN DSA PRIVATE KEY-----\n{LETTERS}\n-----END DSA PRIVATE KEY-----",
 ]
+KNOWN = "ghp_" + LETTERS[:36]
 UNLABELLED = ['{"password": "hunter2x"}', "passwd=hunter2x", "bearer hunter2x" + LETTERS]
+LETTERS_BEFORE = [(f"{letters}{SECRET}", SECRET) for letters in ("_", "\u5bc6\u94a5\u662f")]
+NOTED = ({"note": "password=hunter2"}, "hunter2")
 OWN = [lambda: CredentialRedactor(patterns=()), lambda: gateway(redactor=CredentialRedactor())]
 
 
-@limit("unknown formats", "ghp_" + LETTERS[:36], UNKNOWN)
-def test_a_credential_is_redacted(credential):
-    return credential not in CredentialRedactor.redact(f"value {credential} end")
-
-
-@limit("unknown labels", "password=hunter2x", UNLABELLED)
-def test_a_labelled_credential_is_redacted(text):
-    return "hunter2x" not in CredentialRedactor.redact(text)
-
-
-@limit("names of keys", {"note": "password=hunter2"}, [{"password": "hunter2"}])
-def test_a_value_is_redacted_by_the_name_of_its_key(mapping):
-    return "hunter2" not in str(CredentialRedactor.redact_mapping(mapping))
-
-
-@limit("letters before a token", f"key {SECRET}", [f"_{SECRET}", f"\u5bc6\u94a5\u662f{SECRET}"])
-def test_a_token_is_found_where_it_stands(text):
-    return SECRET not in CredentialRedactor.redact(text)
+@limit(
+    "unknown formats", (f"a {KNOWN} b", KNOWN), [(f"a {secret} b", secret) for secret in UNKNOWN]
+)
+@limit("unknown labels", ("password=hunter2x", "hunter2x"), [(t, "hunter2x") for t in UNLABELLED])
+@limit("letters before a token", (f"key {SECRET}", SECRET), LETTERS_BEFORE)
+@limit("names of keys", NOTED, [({"password": "hunter2"}, "hunter2")])
+def test_a_secret_is_redacted_wherever_it_stands(value, secret):
+    return secret not in str(CredentialRedactor.redact_data_structure(value))
 
 
 @limit("redacted by mistake", "a string", ["token: string", "Basic understanding"])
