@@ -6,16 +6,9 @@ import enum
 from support.limits import limit, raises, refused
 from support.parts import KEY, SECRET, OpenStore, gateway, meanwhile, refuses, scanner
 
-from agent_mcp_governance import (
-    ApprovalStatus,
-    GovernancePolicy,
-    MCPGateway,
-    MCPMessageSigner,
-    MCPSessionAuthenticator,
-    MCPSlidingRateLimiter,
-)
+import agent_mcp_governance as g
 
-APPROVED, DENIED = ApprovalStatus.APPROVED, ApprovalStatus.DENIED
+APPROVED, DENIED = g.ApprovalStatus.APPROVED, g.ApprovalStatus.DENIED
 Foreign = enum.Enum("Foreign", {"DENIED": "denied"})
 COROUTINE = asyncio.sleep(0)
 COROUTINE.close()  # nobody awaits it
@@ -60,7 +53,7 @@ def test_a_caller_cannot_flood_the_approver(answer):
     return len(asked) == 3
 
 
-@limit("budget for life", MCPGateway.reset_all_budgets, [lambda _: "only time goes by"])
+@limit("budget for life", g.MCPGateway.reset_all_budgets, [lambda _: "only time goes by"])
 def test_a_call_budget_renews(renew):
     now = [0.0]
     governed = gateway(clock=lambda: now[-1])
@@ -122,7 +115,7 @@ STORE = OpenStore()
 @limit("gateway and limiter", (STORE, OpenStore()), [(STORE, STORE)])
 def test_a_store_can_be_shared(store, other):
     refuses(gateway(rate_limit_store=store))
-    window = MCPSlidingRateLimiter(rate_limit_store=other)
+    window = g.MCPSlidingRateLimiter(rate_limit_store=other)
     return not raises(TypeError, lambda: window.try_acquire("a"))
 
 
@@ -166,7 +159,7 @@ SETTINGS = [{"policy": None}, {"response_policy": "log"}, {"denied_tools": 5}]
 
 @limit("settings of a gateway", {"no such setting": 5}, SETTINGS)
 def test_a_gateway_that_cannot_work_is_not_made(settings):
-    return refused(lambda: MCPGateway(**{"policy": GovernancePolicy(), **settings}))
+    return refused(lambda: g.MCPGateway(**{"policy": g.GovernancePolicy(), **settings}))
 
 
 class Part(list):
@@ -180,9 +173,9 @@ USES = [
     lambda part: refuses(gateway(audit_sink=part)),
     lambda part: refuses(gateway(rate_limit_store=part)),
     lambda part: refuses(gateway(metrics=part)),
-    lambda part: MCPSlidingRateLimiter(rate_limit_store=part).try_acquire("a"),
-    lambda part: MCPMessageSigner(KEY, nonce_store=part).cleanup_nonce_cache(),
-    lambda part: MCPSessionAuthenticator(session_store=part).create_session("a"),
+    lambda part: g.MCPSlidingRateLimiter(rate_limit_store=part).try_acquire("a"),
+    lambda part: g.MCPMessageSigner(KEY, nonce_store=part).cleanup_nonce_cache(),
+    lambda part: g.MCPSessionAuthenticator(session_store=part).create_session("a"),
     lambda part: scanner(audit_sink=part).scan_tool("tool", "Reads."),
 ]
 
@@ -194,9 +187,9 @@ def test_a_part_that_is_empty_is_used(use, part):
     return len(part) > entries
 
 
-@limit("wrap_mcp_server", MCPGateway, [lambda policy: MCPGateway.wrap_mcp_server({}, policy)])
+@limit("wrap_mcp_server", g.MCPGateway, [lambda policy: g.MCPGateway.wrap_mcp_server({}, policy)])
 def test_a_wrapped_server_is_governed(wrap):
-    return hasattr(wrap(GovernancePolicy()), "intercept_tool_call")
+    return hasattr(wrap(g.GovernancePolicy()), "intercept_tool_call")
 
 
 UNREAD = ("max_tokens", "timeout_seconds", "confidence_threshold", "drift_threshold")
@@ -207,12 +200,12 @@ UNREAD += ("checkpoint_frequency", "max_concurrent", "backpressure_threshold")
 def test_the_gateway_reads_the_fields_of_its_policy(field):
     read = set()
 
-    class Watched(GovernancePolicy):
+    class Watched(g.GovernancePolicy):
         def __getattribute__(self, name):
             read.add(name)
             return super().__getattribute__(name)
 
-    governed = MCPGateway(Watched())
+    governed = g.MCPGateway(Watched())
     read.clear()
     refuses(governed)
     governed.intercept_tool_response("a", "tool", "<system>")

@@ -84,25 +84,19 @@ def test_two_sessions_do_not_share_a_rate_limit_key(agent, user):
     return len({authenticator.validate_token(token).rate_limit_key for token in tokens}) == 2
 
 
-def itself(authenticator, _store):
-    return authenticator
-
-
-def another(_authenticator, store):
-    return MCPSessionAuthenticator(session_store=store, max_concurrent_sessions=1)
-
-
-@limit("revoke_all_sessions", itself, [another])
+@limit("revoke_all_sessions", "the same", ["another"])
 def test_all_sessions_are_revoked(revoker):
     store, authenticator, token = opened()
-    revoker(authenticator, store).revoke_all_sessions("agent")
+    other = MCPSessionAuthenticator(session_store=store)
+    (authenticator if revoker == "the same" else other).revoke_all_sessions("agent")
     return authenticator.validate_token(token) is None
 
 
-@limit("max_concurrent_sessions", itself, [another])
+@limit("max_concurrent_sessions", "the same", ["another"])
 def test_sessions_are_counted(second):
     store, authenticator, _ = opened(max_concurrent_sessions=1)
-    counting = second(authenticator, store)
+    other = MCPSessionAuthenticator(session_store=store, max_concurrent_sessions=1)
+    counting = authenticator if second == "the same" else other
     known = counting.active_session_count == 1
     return known or raises(RuntimeError, lambda: counting.create_session("agent"))
 
