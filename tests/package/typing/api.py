@@ -93,20 +93,11 @@ def key_of(authenticator: mcp.MCPSessionAuthenticator, token: str) -> str | None
     return assert_type(session.rate_limit_key, str) if session else None
 
 
-def acquire(limiter: mcp.MCPSlidingRateLimiter) -> bool:
-    return assert_type(limiter.try_acquire("agent"), bool)
-
-
 def verified(signer: mcp.MCPMessageSigner) -> str | None:
     envelope = assert_type(signer.sign_message("hello", "alice"), mcp.MCPSignedEnvelope)
     assert_type(envelope.timestamp, datetime)
     result = assert_type(signer.verify_message(envelope), mcp.MCPVerificationResult)
     return assert_type(result.payload, str | None)
-
-
-def scanned(scanner: mcp.MCPResponseScanner) -> list[mcp.MCPResponseThreat]:
-    result = assert_type(scanner.scan_response("text"), mcp.MCPResponseScanResult)
-    return assert_type(result.threats, list[mcp.MCPResponseThreat])
 
 
 def changed(schema: dict[str, Any]) -> mcp.MCPThreat | None:
@@ -120,11 +111,14 @@ def changed(schema: dict[str, Any]) -> mcp.MCPThreat | None:
     return assert_type(scanner.check_rug_pull("a", "b", schema, "c"), mcp.MCPThreat | None)
 
 
-def redacted(text: str) -> str:
-    assert_type(mcp.CredentialRedactor.find_matches(text), list[mcp.CredentialMatch])
+def texts(scanner: mcp.MCPResponseScanner, limiter: mcp.MCPSlidingRateLimiter) -> None:
+    assert_type(limiter.try_acquire("agent"), bool)
+    result = assert_type(scanner.scan_response("text"), mcp.MCPResponseScanResult)
+    assert_type(result.threats, list[mcp.MCPResponseThreat])
+    assert_type(mcp.CredentialRedactor.find_matches("text"), list[mcp.CredentialMatch])
     pattern = assert_type(mcp.CredentialRedactor.PATTERNS[0], mcp.CredentialPattern)
     assert_type(pattern.pattern, Pattern[str])
-    return assert_type(mcp.CredentialRedactor.redact(text), str)
+    assert_type(mcp.CredentialRedactor.redact("text"), str)
 
 
 assert_type(mcp.__version__, str)
