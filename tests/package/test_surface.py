@@ -3,7 +3,6 @@
 import inspect
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -84,17 +83,13 @@ def test_every_kernel_type_in_a_signature_or_field_is_exported() -> None:
     assert len(found) >= 27
 
 
-def test_what_the_kernels_warning_tells_a_user_to_call_is_exported() -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        agent_mcp_governance.MCPSecurityScanner()
+def test_what_the_kernels_warning_tells_a_user_to_call_is_exported(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    agent_mcp_governance.MCPSecurityScanner()
     kernel = import_module("agent_os.mcp_security")
-    mentioned = {
-        word
-        for warning in caught
-        for word in re.findall(r"\w+", str(warning.message))
-        if inspect.getmodule(getattr(kernel, word, None)) is kernel
-    }
+    words = re.findall(r"\w+", " ".join(str(warning.message) for warning in recwarn))
+    mentioned = {word for word in words if inspect.getmodule(vars(kernel).get(word)) is kernel}
     assert mentioned == {"MCPSecurityScanner", "load_mcp_security_config"}
     assert mentioned <= set(NAMES)
 

@@ -21,8 +21,8 @@ SECURITY = ROOT / ".github" / "SECURITY.md"
 DOCUMENTS = (README, RECIPES, KERNEL, CONTRIBUTING, SECURITY)
 
 _BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?"
-    r"^(?P<fence>```)(?P<language>\w*)\n(?P<code>.*?)^```$\n?",
+    r"(?:^<!-- not run: (?P<not_run>[^\n]+) -->\n)?"
+    r"^```(?P<language>\w*)\n(?P<code>.*?)^```$\n?",
     re.DOTALL | re.MULTILINE,
 )
 _HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
@@ -54,13 +54,7 @@ def text(path: Path) -> str:
 def blocks(path: Path) -> list[Block]:
     whole = text(path)
     return [
-        Block(
-            path,
-            whole.count("\n", 0, match.start("fence")) + 1,
-            match["language"],
-            match["code"],
-            match["reason"],
-        )
+        Block(path, whole.count("\n", 0, match.start("code")), **match.groupdict())
         for match in _BLOCK.finditer(whole)
     ]
 
