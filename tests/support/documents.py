@@ -16,9 +16,8 @@ from support import ROOT
 README = ROOT / "README.md"
 RECIPES = ROOT / "tests" / "recipes" / "README.md"
 KERNEL = ROOT / "tests" / "kernel" / "README.md"
-CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
-SECURITY = ROOT / ".github" / "SECURITY.md"
-DOCUMENTS = (README, RECIPES, KERNEL, CONTRIBUTING, SECURITY)
+DOCUMENTS = (README, RECIPES, KERNEL, *sorted((ROOT / ".github").glob("*.md")))
+
 
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<not_run>[^\n]+) -->\n)?"
