@@ -89,7 +89,6 @@ class Check:
     caller: str | None = None
     tool: str | None = None
     params: dict[str, Any] | None = None
-    chars: int = 0  # of the params
     detail: str = ""
     findings: list[str] = field(default_factory=list)
     approval: str | None = None
@@ -139,15 +138,7 @@ class Trail:
             "approval_status": check.approval,
             "would_refuse": [redact(refusal) for refusal in check.would_refuse],
         }
-        texts = (
-            entry["agent_id"] or "",
-            entry["tool_name"] or "",
-            entry["reason"],
-            entry["detail"],
-        )
-        # What is counted takes under twenty characters each in JSON, even in JSON in a string.
-        most = 20 * (30 + check.chars + sum(map(len, texts)))
-        if most < self._max_chars and not check.findings and not check.would_refuse:
+        if 12 * len(repr(entry)) < self._max_chars:  # JSON has twelve for a character at most
             return entry
         for name in ("parameters", "findings", "would_refuse", "detail", "reason"):
             if len(json.dumps(entry)) <= self._max_chars:

@@ -62,7 +62,6 @@ class Checks:
         rules, patterns = self._look_up(check, tool)
         copy = self._copy(params, extra or {}, rules)
         copied = check.params = copy.value
-        check.chars = copy.chars
         self._match(check, rules, patterns, copy)
         arguments = {key: copied[key] for key in copied if key not in (extra or ())}
         if validate:

@@ -21,7 +21,6 @@ class Copy(NamedTuple):
 
     value: Any
     strings: list[str]  # its keys, and the strings in it
-    chars: int  # punctuation included, one for each key and element
 
 
 def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
@@ -34,7 +33,7 @@ def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
     top = [value]
     level: list[Any] = [top]  # copies whose children are still the caller's
     strings: list[str] = []
-    chars = depth = items = 0
+    chars = items = depth = 0
     while level:
         below: list[Any] = []
         for parent in level:
@@ -57,10 +56,9 @@ def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
         if depth > limits.max_depth and level:
             raise ValueError(f"over {limits.max_depth} levels")
     _check_strings(strings)
-    chars += items + sum(map(len, strings))
-    if chars > max_chars:
+    if chars + items + sum(map(len, strings)) > max_chars:
         raise ValueError(f"over {max_chars} characters")
-    return Copy(top[0], strings, chars)
+    return Copy(top[0], strings)
 
 
 def _check_strings(strings: list[Any]) -> None:
