@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from textwrap import dedent
 from types import SimpleNamespace
@@ -13,29 +13,28 @@ from typing import Any
 
 import pytest
 from mcp_guard import signed_messages
+from mcp_guard.live_nonces import now
+from mcp_guard.signed_envelopes import time_of
 from mcp_guard.signed_messages import LiveNonceStore, from_wire, to_wire
+from support.processes import PATIENCE
 from support.signing import (
     BODY,
-    EPOCH,
     HEADER,
     NEXT_KEY,
     REPLY_KEY,
     REQUEST_KEY,
     THIRD_KEY,
     WINDOW,
-    FakeClock,
+    Clock,
     accepts,
     assert_refused,
     client,
     cut,
-    now,
     server,
     signed_by_hand,
 )
 
 from agent_mcp_governance import InMemoryNonceStore, MCPMessageSigner
-
-pytestmark = pytest.mark.usefixtures("logs_are_clean")
 
 Reasons = Callable[[], list[str]]
 FORGED = "wrong signature, or outside the replay window"
@@ -82,7 +81,7 @@ def test_bars_cannot_be_moved_between_the_fields(
     sender: str | None, payload: str, nonce: int, parts: int
 ) -> None:
     """The kernel alone accepts each; the last frees a body as a message of its own."""
-    later = str((now() + timedelta(minutes=4) - EPOCH) // timedelta(milliseconds=1))
+    later = str(int(now().timestamp() * 1000) + 240_000)
     sender = sender and sender.replace("LATER", later)
     message = signed_by_hand(payload.replace("LATER", later), sender=sender)
     recut = cut(message, nonce, parts)
@@ -124,9 +123,9 @@ def test_only_the_exact_sender_and_key_are_accepted(reasons: Reasons) -> None:
 
 @pytest.mark.parametrize("seconds", [0, 240, -240, 301, 3_600, 10**9, -400, -3_600, -(10**9)])
 def test_a_message_is_accepted_inside_the_window_only(seconds: int) -> None:
-    message = signed_by_hand(age=timedelta(seconds=seconds))
+    message = signed_by_hand(age=seconds)
     assert accepts(server(), message) == (abs(seconds) < 300)
-    assert accepts(server(replay_window=timedelta(seconds=10)), message) == (seconds == 0)
+    assert accepts(server(replay_window=timedelta(seconds=100)), message) == (seconds == 0)
 
 
 @pytest.mark.parametrize("microseconds", [0, 1, 999])
@@ -136,14 +135,13 @@ def test_a_message_is_accepted_inside_the_window_only(seconds: int) -> None:
 def test_every_millisecond_is_accepted_before_in_and_after_2038(
     monkeypatch: pytest.MonkeyPatch, start: int, inexact: bool, microseconds: int
 ) -> None:
-    kernel, time = sys.modules[MCPMessageSigner.__module__], EPOCH
-    here, there = client(), server(clock=lambda: time)
+    here, there = client(), server(clock=(clock := Clock()))
+    monkeypatch.setattr(sys.modules[MCPMessageSigner.__module__], "_utcnow", clock)
     rounded_down = 0
     for milliseconds in range(start, start + 1_000):
-        exact = EPOCH + timedelta(milliseconds=milliseconds)
+        exact = time_of(milliseconds) - timedelta(microseconds=500)
         rounded_down += int(exact.timestamp() * 1000) < milliseconds
-        time = exact + timedelta(microseconds=microseconds)
-        monkeypatch.setattr(kernel, "_utcnow", lambda time=time: time)
+        clock.now = exact + timedelta(microseconds=microseconds)
         assert there.verify(from_wire(to_wire(here.sign("")))) == ""
     assert (rounded_down > 200) == inexact  # what would be refused if it stood at its start
 
@@ -196,64 +194,52 @@ def test_a_store_that_answers_anything_refuses(answer: object, reasons: Reasons)
 
 
 def test_a_thread_that_sleeps_until_the_nonce_is_forgotten_refuses(reasons: Reasons) -> None:
-    clock = FakeClock()
-    there = server(nonce_store=store(lambda: setattr(clock, "ahead", 2 * WINDOW)), clock=clock)
-    assert_refused(there.verify, client().sign(BODY))
+    clock = Clock()
+    late = store(lambda: setattr(clock, "now", now() + 2 * WINDOW))
+    assert_refused(server(nonce_store=late, clock=clock).verify, client().sign(BODY))
     assert reasons() == ["expired while it was verified"]
 
 
 def test_no_thread_waits_for_another_that_waits_for_the_store() -> None:
     """Deterministic: with a lock around the claim, the two would never meet."""
-    meeting = threading.Barrier(2, timeout=30)
+    meeting = threading.Barrier(2, timeout=PATIENCE)
 
-    class Slow(LiveNonceStore):
-        def add(self, nonce: str, expires_at: datetime) -> None:
-            meeting.wait()
-            super().add(nonce, expires_at)
+    def add(*_: object) -> None:
+        meeting.wait()
 
-    here, there = client(), server(nonce_store=Slow())
+    here, there = client(), server(nonce_store=SimpleNamespace(add=add))
     other = threading.Thread(target=there.verify, args=(here.sign("first"),))
     other.start()
     assert there.verify(here.sign("second")) == "second"
     other.join()
 
 
-def test_both_keys_count_during_the_overlap_and_one_after_it() -> None:
-    clock = FakeClock()
-    here, late, there = client(), client(), server(clock=clock)
-    there.rotate_receive_key(NEXT_KEY, overlap=timedelta(minutes=2))
-    here.rotate_send_key(NEXT_KEY)
-    clock.ahead = timedelta(minutes=1)
-    old = late.sign("old key")
-    assert there.verify(old) == "old key"
-    assert_refused(there.verify, old)
-    assert there.verify(here.sign("new key")) == "new key"
-    clock.ahead = timedelta(minutes=2)
-    assert_refused(there.verify, late.sign("old key"))
-    assert there.verify(here.sign("new key")) == "new key"
-    there.rotate_receive_key(THIRD_KEY, overlap=timedelta(0))
-    assert len(there._receive_keys) == 2  # one that has ended is not kept
-
-
 @pytest.mark.parametrize(
-    ("first", "second", "minutes", "accepted"),
+    ("overlaps", "minutes", "accepted"),
     [
-        (1, 3, 2, [False, True, True]),
-        (3, 1, 2, [False, False, True]),
-        (1, 3, 0, [True, True, True]),
-        (1440, 0, 0, [False, False, True]),  # a key that leaked
+        ([2], 1, [True, True, False]),
+        ([2], 2, [False, True, False]),
+        ([1, 3], 0, [True, True, True]),
+        ([1, 3], 2, [False, True, True]),
+        ([3, 1], 2, [False, False, True]),
+        ([1440, 0], 0, [False, False, True]),  # a key that leaked
     ],
 )
-def test_a_second_rotation_may_end_an_overlap_and_never_lengthens_one(
-    first: int, second: int, minutes: int, accepted: list[bool]
+def test_a_key_counts_until_its_overlap_ends_and_a_later_one_never_lengthens_it(
+    overlaps: list[int], minutes: int, accepted: list[bool]
 ) -> None:
-    moment = now()
-    there = server(clock=lambda: moment)
-    there.rotate_receive_key(NEXT_KEY, overlap=timedelta(minutes=first))
-    there.rotate_receive_key(THIRD_KEY, overlap=timedelta(minutes=second))
-    moment += timedelta(minutes=minutes)
-    keys = REQUEST_KEY, NEXT_KEY, THIRD_KEY
-    assert [accepts(there, client(send_key=key).sign(BODY)) for key in keys] == accepted
+    here, there = client(), server(clock=(clock := Clock()))
+    messages = [here.sign(BODY)]
+    for key in (NEXT_KEY, THIRD_KEY):
+        here.rotate_send_key(key)
+        messages.append(here.sign(BODY))
+    for key, overlap in zip((NEXT_KEY, THIRD_KEY), overlaps, strict=False):
+        there.rotate_receive_key(key, overlap=timedelta(minutes=overlap))
+    clock.now += timedelta(minutes=minutes)
+    assert [accepts(there, message) for message in messages] == accepted
+    assert not any(accepts(there, message) for message in messages)  # each once
+    there.rotate_receive_key(b"4" * 32, overlap=timedelta(0))
+    assert len(there._receive_keys) == 1 + sum(accepted)  # one that has ended is not kept
 
 
 @pytest.mark.parametrize(
