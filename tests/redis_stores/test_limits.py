@@ -1,22 +1,20 @@
 """Window and budget: exact over processes and threads, exact ids, no wait over the timeout."""
 
 import asyncio
+import os
 import socket
-import socketserver
-import textwrap
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import redis
 from mcp_guard.redis_stores import RedisBudget, RedisRateLimiter, RedisStore, make_client
-from support import ROOT, processes
+from support import processes
 from support.guards import make_guard
-from support.isolated import run_isolated
 from support.processes import PATIENCE, in_processes, soon
 from support.redis_server import Server, budget, window
 from support.threads import together
@@ -40,26 +38,20 @@ def test_four_processes_of_eight_threads_get_100_of_320(redis_server: Server, ma
 
 
 @both
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of a process with threads
 def test_a_child_that_was_forked_after_a_call_shares_the_count(
-    redis_server: Server, make: Make
+    client: redis.Redis, make: Make
 ) -> None:
-    script = f"""
-        import os, sys, warnings
-        sys.path[:0] = {[str(ROOT / "tests"), str(ROOT / "tests" / "recipes")]!r}
-        from mcp_guard.redis_stores import make_client
-        from support.redis_server import {make.__name__}
-        part = {make.__name__}(make_client({redis_server.url!r}, timeout={PATIENCE}), 2)
-        assert part.try_acquire("agent")
-        warnings.simplefilter("ignore", DeprecationWarning)  # the fork of a process with threads
-        child = os.fork()
-        if not child:
-            try:
-                os._exit(40 + part.try_acquire("agent"))
-            finally:
-                os._exit(1)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), part.try_acquire("agent"))
-    """
-    assert run_isolated(textwrap.dedent(script)).split() == ["41", "False"]
+    part = make(client, 2)
+    assert part.try_acquire("agent")
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(40 + part.try_acquire("agent"))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 41
+    assert not part.try_acquire("agent")
 
 
 @both
@@ -175,52 +167,20 @@ def test_a_hung_server_refuses_every_call_and_soon_allows_them_again(
         assert soon(lambda: asyncio.run(check(1)) == ["allowed"])
 
 
-@contextmanager
-def endless_answer() -> Iterator[str]:
-    """Give the URL of a server that answers with text without end, one byte at a time."""
-    over = threading.Event()
-
-    class Answer(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with suppress(OSError):  # the client has given up
-                self.request.sendall(b"+")
-                for _ in range(int(PATIENCE / 0.1)):
-                    self.request.sendall(b"x")
-                    if over.wait(0.1):
-                        return
-
-    class Server(socketserver.ThreadingTCPServer):
-        request_queue_size = 2 * CROWD
-
-    with Server(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"redis://127.0.0.1:{server.server_address[1]}"
-        finally:
-            over.set()
-            server.shutdown()
-
-
 @both
-@pytest.mark.parametrize("callers", [1, CROWD])
-def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(make: Make, callers: int) -> None:
-    """Each byte comes in time, and the answer never ends."""
-    with endless_answer() as url, make_client(url, timeout=0.5) as client:
-        part = make(client)
-        answers = outcomes(callers, lambda: part.try_acquire("agent"))
-    assert answers == {redis.TimeoutError: callers}
-
-
-@both
-def test_a_name_that_is_looked_up_slowly_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, make: Make
+@pytest.mark.parametrize(
+    ("owner", "step"), [(socket, "getaddrinfo"), (redis.Connection, "read_response")]
+)
+def test_a_step_without_end_is_not_waited_for(
+    redis_server: Server, monkeypatch: pytest.MonkeyPatch, owner: object, step: str, make: Make
 ) -> None:
-    found = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found.wait(PATIENCE) and [])
-    with make_client("redis://redis.internal", timeout=0.1) as client:
+    """No timeout of a socket ends a slow look-up, or an answer that comes byte by byte."""
+    over = threading.Event()
+    monkeypatch.setattr(owner, step, lambda *_, **__: over.wait(PATIENCE) and [])
+    with make_client(redis_server.url, timeout=0.1) as client:
         part = make(client)
         answers = outcomes(CROWD, lambda: part.try_acquire("agent"))
-    found.set()
+    over.set()
     assert answers == {redis.TimeoutError: CROWD}
 
 
