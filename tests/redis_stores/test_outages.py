@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -55,14 +55,14 @@ def all_grant(parts: dict[str, Callable[[], Any]]) -> bool:
 
 @pytest.mark.parametrize("trouble", ["down", "hung", "busy", "full", "replica"])
 def test_trouble_grants_nothing_new_and_ends(
-    durable_server: Server, durable_client: redis.Redis, trouble: str
+    redis_server: Server, client: redis.Redis, trouble: str
 ) -> None:
-    token = authenticator(durable_client).create_session("first")
+    token = authenticator(client).create_session("first")
     timeout = 0.5 if trouble == "hung" else PATIENCE
-    with make_client(durable_server.url, timeout=timeout) as client:
-        parts = all_parts(client, token)
+    with make_client(redis_server.url, timeout=timeout) as asking:
+        parts = all_parts(asking, token)
         assert all_grant(parts)
-        with getattr(durable_server, trouble)():
+        with getattr(redis_server, trouble)():
             answers = {name for name, part in parts.items() if granted(part)}
         # The last two answer reads.
         assert answers == ({"session"} if trouble in ("full", "replica") else set())
@@ -70,12 +70,12 @@ def test_trouble_grants_nothing_new_and_ends(
 
 
 def test_a_session_can_be_revoked_on_a_full_server(
-    durable_server: Server, durable_client: redis.Redis
+    redis_server: Server, client: redis.Redis
 ) -> None:
-    sessions = authenticator(durable_client)
+    sessions = authenticator(client)
     token = sessions.create_session("agent")
-    with durable_server.full():
-        assert session_store(durable_client).revoke_agent("agent") == 1
+    with redis_server.full():
+        assert session_store(client).revoke_agent("agent") == 1
         assert sessions.validate_session("agent", token) is None
 
 
@@ -92,16 +92,16 @@ def test_a_claim_whose_answer_is_lost_is_counted_once(
 
 
 def test_what_was_answered_outlives_a_killed_server(
-    durable_server: Server, durable_client: redis.Redis
+    redis_server: Server, client: redis.Redis
 ) -> None:
-    here, sessions = signing.client(), authenticator(durable_client)
-    there = signing.server(nonce_store=RedisNonceStore(durable_client))
+    here, sessions = signing.client(), authenticator(client)
+    there = signing.server(nonce_store=RedisNonceStore(client))
     used, unused = here.sign("used"), here.sign("unused")
     kept, revoked = sessions.create_session("agent"), sessions.create_session("agent")
     assert there.verify(used) == "used"
     assert sessions.revoke_session(revoked)
 
-    with durable_server.down():
+    with redis_server.down():
         pass
     assert [signing.accepts(there, message) for message in (used, unused)] == [False, True]
     assert sessions.validate_session("agent", kept) is not None
@@ -110,15 +110,15 @@ def test_what_was_answered_outlives_a_killed_server(
 
 @pytest.mark.parametrize("make", [window, budget])
 def test_killing_redis_under_load_lets_no_call_through_that_should_not_be(
-    durable_server: Server,
-    durable_client: redis.Redis,
+    redis_server: Server,
+    client: redis.Redis,
     make: Callable[..., RedisRateLimiter | RedisBudget],
 ) -> None:
     begun = threading.Barrier(5, timeout=PATIENCE)
 
     def count_granted(_: int) -> int:
         granted = 0
-        with make_client(durable_server.url, timeout=PATIENCE) as client:
+        with make_client(redis_server.url, timeout=PATIENCE) as client:
             part = make(client, 200)
             begun.wait()
             for _ in range(1_000_000):
@@ -131,35 +131,32 @@ def test_killing_redis_under_load_lets_no_call_through_that_should_not_be(
     with ThreadPoolExecutor(4) as threads:
         answers = threads.map(count_granted, range(4))
         begun.wait()
-        with durable_server.down():
+        with redis_server.down():
             pass
         # Each thread can lose the answer to the one claim that was on its way.
         assert 196 <= sum(answers) <= 200
-    assert not make(durable_client, 200).try_acquire("agent")
-
-
-def test_a_durable_server_passes_the_check_and_another_if_it_may(
-    durable_client: redis.Redis, client: redis.Redis
-) -> None:
-    check_server(durable_client)
-    check_server(client, require_persistence=False)
+    assert not make(client, 200).try_acquire("agent")
 
 
 @pytest.mark.parametrize(
-    ("durable_server", "reason"),
+    ("shared_server", "require_persistence", "reason"),
     [
-        ("--appendonly no", "appendonly is off"),
-        ("--maxmemory-policy allkeys-lru", "maxmemory-policy is not noeviction"),
-        ("--replicaof 127.0.0.1 1", "the server is a replica"),
-        ("--cluster-enabled yes", "the server is part of a cluster"),
+        ("", True, ""),
+        ("--appendonly no", False, ""),
+        ("--appendonly no", True, "appendonly is off"),
+        ("--maxmemory-policy allkeys-lru", True, "maxmemory-policy is not noeviction"),
+        ("--replicaof 127.0.0.1 1", True, "the server is a replica"),
+        ("--cluster-enabled yes", True, "the server is part of a cluster"),
     ],
-    indirect=["durable_server"],
+    indirect=["shared_server"],
 )
 def test_the_check_names_what_is_wrong_with_a_server(
-    durable_client: redis.Redis, reason: str
+    shared_server: Server, require_persistence: bool, reason: str
 ) -> None:
-    with pytest.raises(RuntimeError, match=f"^{reason}$"):
-        check_server(durable_client)
+    with make_client(shared_server.url, timeout=PATIENCE) as client:
+        expected = pytest.raises(RuntimeError, match=f"^{reason}$") if reason else nullcontext()
+        with expected:
+            check_server(client, require_persistence=require_persistence)
 
 
 def test_a_client_that_waits_for_ever_is_refused() -> None:

@@ -37,16 +37,8 @@ class Server:
     """A redis-server of our own, on a free loopback port."""
 
     def __init__(self, binary: str, folder: Path, *options: str) -> None:
-        self._command = [
-            binary,
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            str(folder),
-            "--save",
-            "",
-            *options,
-        ]
+        self.folder = folder
+        self._command = [binary, "--bind", "127.0.0.1", "--save", "", *options]
         # Below the range that systems take client ports from, and apart from those of the next
         # process: nobody takes the port while the server is down.
         first = 20_000 + os.getpid() % 100 * 100
@@ -70,8 +62,10 @@ class Server:
     @contextmanager
     def down(self) -> Iterator[None]:
         self.kill()
-        yield
-        assert self._start()
+        try:
+            yield
+        finally:
+            assert self._start()
 
     @contextmanager
     def hung(self) -> Iterator[None]:
@@ -113,8 +107,8 @@ class Server:
 
     def _start(self) -> bool:
         """Start it; return whether it is ready, which it never is if the port is taken."""
-        command = [*self._command, "--port", str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - our own
+        place = "--port", str(self.port), "--dir", str(self.folder)
+        self._process = subprocess.Popen([*self._command, *place], stdout=subprocess.PIPE)  # noqa: S603
         overdue = threading.Timer(PATIENCE, self._process.kill)
         overdue.start()
         assert self._process.stdout
