@@ -24,7 +24,6 @@ def reasons(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """Return why messages were refused, by the log."""
 
     def read() -> list[str]:
-        found = [r.getMessage() for r in caplog.records if r.name.startswith("mcp_guard")]
-        return [message.removeprefix("signed message refused: ") for message in found]
+        return [text.removeprefix("signed message refused: ") for text in caplog.messages]
 
     return read

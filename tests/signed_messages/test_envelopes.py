@@ -20,17 +20,13 @@ WIRE = ("nonce", "payload", "sender_id", "signature", "timestamp_ms")
 Reasons = Callable[[], list[str]]
 
 
-def wire_fields() -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(to_wire(client().sign(BODY)))
-    return fields
+def wire_fields() -> Any:
+    return json.loads(to_wire(client().sign(BODY)))
 
 
-BODIES = ["", " ", "a|b|c", '{"jsonrpc": "2.0", "id": 1}', "line\nline\r\n\t\0\x1b", "SELECT '\\'"]
-BODIES += [
-    "café 日本語 \U0001f600",
-    HEADER * 2,
-    "x" * 100_000,
-    "f" * 32 + "|1700000000000|client|x",
+BODIES = [
+    *("", " ", "a|b|c", '{"jsonrpc": "2.0", "id": 1}', "line\nline\r\n\t\0\x1b", "SELECT '\\'"),
+    *("café 日本語 \U0001f600", HEADER * 2, "x" * 100_000, "f" * 32 + "|1700000000000|client|x"),
 ]
 
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,6 +126,10 @@ def window(client: redis.Redis, calls: int = 1_000) -> RedisRateLimiter:
 
 def budget(client: redis.Redis, calls: int = 1_000) -> RedisBudget:
     return RedisBudget(client, max_calls=calls, period=3_600)
+
+
+Make = Callable[..., RedisRateLimiter | RedisBudget]
+both = pytest.mark.parametrize("make", [window, budget])
 
 
 def session_store(client: redis.Redis, sessions: int = 1_000) -> RedisSessionStore:
