@@ -7,7 +7,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 PROCESSES = 4
-PATIENCE = 300.0  # seconds before a test that hangs fails
+PATIENCE = 120.0  # seconds before a test that hangs fails
 
 together: Barrier  # in a worker: where it meets the others
 
