@@ -190,7 +190,7 @@ class Interruption:
     def trace(self, frame: FrameType, event: str, _: object) -> Any:
         if "mcp_guard" not in frame.f_code.co_filename:
             return None
-        self.began = self.began or frame.f_code.co_name == "_decided"
+        self.began = self.began or frame.f_code.co_name in ("call", "response")
         self.left -= event == "line" and self.began
         if not self.left:
             self.left = -1

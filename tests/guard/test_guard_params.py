@@ -28,7 +28,7 @@ NOT_ALLOWED = {
     "no plain JSON, for a OrderedDict in it": [OrderedDict(a=1)],
     "no plain JSON, for a float in it": [math.nan, math.inf, -math.inf],
     "no plain JSON, for a int in it": [{1: "x"}, 2**1_024, -(2**1_024)],
-    "no plain JSON, for a str in it": ["\ud800", {"\udfff": 1}],
+    "no plain JSON, for half of a surrogate pair in it": ["\ud800", {"\udfff": 1}],
     "over 100000 characters": [
         "x" * 100_000,
         {"k" * 100_000: 1},

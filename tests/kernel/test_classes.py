@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.parts import KEY, Own, scanner
+from support.parts import KEY, Own, gateway, refuses, scanner
 
 import agent_mcp_governance as g
 
 NOW = datetime.now(timezone.utc)
 
 
-def test_a_session_is_created_and_validated() -> None:
+def test_a_session_is_created_and_validated_for_its_agent_only() -> None:
     authenticator = g.MCPSessionAuthenticator(session_ttl=timedelta(minutes=5))
     token = authenticator.create_session("agent", "user")
     session = authenticator.validate_session("agent", token)
@@ -27,6 +27,7 @@ def test_a_session_is_created_and_validated() -> None:
     assert session.expires_at == session.created_at + timedelta(minutes=5)
     assert not session.is_expired
     assert authenticator.validate_token(token) == session
+    assert authenticator.validate_session("other", token) is None
     assert authenticator.active_session_count == 1
 
 
@@ -35,13 +36,6 @@ def test_a_token_is_32_random_bytes_in_base64() -> None:
     tokens = {authenticator.create_session("agent") for _ in range(100)}
     assert len(tokens) == 100
     assert {len(base64.urlsafe_b64decode(token)) for token in tokens} == {32}
-
-
-def test_another_agents_token_is_refused() -> None:
-    authenticator = g.MCPSessionAuthenticator()
-    token = authenticator.create_session("alice")
-    assert authenticator.validate_session("bob", token) is None
-    assert authenticator.validate_session("alice", token) is not None
 
 
 def test_an_expired_session_is_refused_and_dropped_from_the_store() -> None:
@@ -89,32 +83,27 @@ def test_a_signed_message_is_verified_once() -> None:
     assert receiver.cached_nonce_count == 1
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"payload": "pay 900"},
-        {"nonce": "0" * 32},
-        {"timestamp": NOW + timedelta(seconds=1)},
-        {"sender_id": "mallory"},
-        {"sender_id": None},
-        {"signature": "A" * 43 + "="},
-    ],
-)
-def test_tampering_with_any_field_is_refused(change: dict[str, Any]) -> None:
+FORGED, OUTSIDE = "Invalid signature.", "Message timestamp outside replay window."
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "payload": (FORGED, {"payload": "pay 900"}),
+    "nonce": (FORGED, {"nonce": "0" * 32}),
+    "timestamp": (FORGED, {"timestamp": NOW + timedelta(minutes=4)}),
+    "stale": (OUTSIDE, {"timestamp": NOW - timedelta(minutes=6)}),
+    "future": (OUTSIDE, {"timestamp": NOW + timedelta(minutes=60)}),
+    "sender": (FORGED, {"sender_id": "mallory"}),
+    "no sender": (FORGED, {"sender_id": None}),
+    "signature": (FORGED, {"signature": "A" * 43 + "="}),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_message_with_a_changed_field_is_refused(what: str) -> None:
+    reason, change = CHANGES[what]
     signer = g.MCPMessageSigner(KEY)
     envelope = signer.sign_message("pay 1", sender_id="alice")
     result = signer.verify_message(dataclasses.replace(envelope, **change))
-    assert result == g.MCPVerificationResult.failed("Invalid signature.")
+    assert result == g.MCPVerificationResult.failed(reason)
     assert signer.verify_message(envelope).is_valid
-
-
-@pytest.mark.parametrize("minutes", [-6, 6], ids=["stale", "future"])
-def test_a_message_from_outside_the_replay_window_is_refused(minutes: int) -> None:
-    signer = g.MCPMessageSigner(KEY)
-    timestamp = datetime.now(timezone.utc) + timedelta(minutes=minutes)
-    envelope = dataclasses.replace(signer.sign_message("pay 1"), timestamp=timestamp)
-    reason = signer.verify_message(envelope).failure_reason
-    assert reason == "Message timestamp outside replay window."
 
 
 def test_a_message_signed_with_another_key_is_refused_and_a_base64_key_is_the_same() -> None:
@@ -202,13 +191,20 @@ def test_the_nonce_store_remembers_until_expiry() -> None:
     assert store.cleanup() == 1
 
 
-def test_stores_of_ones_own_are_used() -> None:
+def test_parts_of_ones_own_are_used() -> None:
     own = Own(cleanup=7)
+    refuses(gateway(audit_sink=own, rate_limit_store=own))
+    refuses(gateway(metrics=own, max_tool_calls=0))
+    scanner(metrics=own).scan_tool("bad", "<!-- x -->")
     signer = g.MCPMessageSigner(KEY, nonce_store=own)
     assert signer.verify_message(signer.sign_message("x")).is_valid
     assert signer.cleanup_nonce_cache() == 7
     assert g.MCPSlidingRateLimiter(rate_limit_store=own).try_acquire("agent")
     authenticator = g.MCPSessionAuthenticator(session_store=own)
     assert authenticator.validate_token(authenticator.create_session("agent")) is None
-    assert own.used[:5] == ["has", "add", "cleanup", "get_bucket", "set_bucket"]
-    assert own.used[5:] == ["set", "get", "get", "delete"]
+    assert own.used == [
+        *("get_bucket", "get_bucket", "set_bucket", "record"),
+        *("record_decision", "record_rate_limit_hit", "record_scan", "record_threats_detected"),
+        *("has", "add", "cleanup", "get_bucket", "set_bucket"),
+        *("set", "get", "get", "delete"),
+    ]

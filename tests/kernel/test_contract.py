@@ -5,6 +5,7 @@ here, and the message says what changed and what to do.
 """
 
 import dataclasses
+import difflib
 import enum
 import inspect
 import json
@@ -26,14 +27,6 @@ WHAT_TO_DO = (
     "against. Mend what each difference touches: .github/CONTRIBUTING.md, Take a kernel release. "
     "Then pin the new kernel: python tests/kernel/test_contract.py --write"
 )
-FEATURES = {
-    "members": "the member",
-    "fields": "the field",
-    "attributes": "the attribute",
-    "function": "its signature",
-    "module": "its module",
-    "is": "its kind",
-}
 
 
 def signature(function: Any) -> str:
@@ -95,43 +88,18 @@ def kernel() -> dict[str, Any]:
     }
 
 
-def difference(old: str, new: str) -> str:
-    """Say what was lost and what came; long signatures and lists by their differing parts."""
-    before, after = (re.split(r", (?=\w+:|\*|')|(?= -> )", text) for text in (old, new))
-    lost = [part for part in before if part not in after]
-    come = [part for part in after if part not in before]
-    if len(before) < 2 or not lost + come:
-        return f"was `{old}` and is `{new}`"
-    said = [f"lost `{part.strip()}`" for part in lost] + [f"got `{part.strip()}`" for part in come]
-    return " and ".join(said)
-
-
-def changes(name: str, was: dict[str, Any], is_now: dict[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each thing that changed in a name."""
-    for feature, word in FEATURES.items():
-        old, new = was.get(feature, {}), is_now.get(feature, {})
-        if feature in ("function", "module", "is"):
-            if old != new:
-                yield f"{name}: {word} {difference(old or 'none', new or 'none')}"
-            continue
-        gone = [key for key in old if key not in new]
-        come = [key for key in new if key not in old]
-        for key in gone:
-            same = [other for other in come if new[other] == old[key]]
-            if same:
-                come.remove(same[0])
-                yield f"{name}: {word} {key} is now called {same[0]}"
-            else:
-                yield f"{name}: {word} {key} is gone; it was `{old[key]}`"
-        yield from (f"{name}: {word} {key} is new: `{new[key]}`" for key in come)
-        for key in old:
-            if key in new and old[key] != new[key]:
-                yield f"{name}: {word} {key} {difference(str(old[key]), str(new[key]))}"
+def lines(entry: dict[str, Any]) -> Iterator[str]:
+    """Yield a description in lines, each parameter of a signature in one of its own."""
+    for feature, value in entry.items():
+        for name, said in value.items() if isinstance(value, dict) else [("", value)]:
+            for part in re.split(r", (?=\w+:|\*|')|(?= -> )", str(said)):
+                yield f"{feature} {name}: {part}"
 
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_the_kernel_is_what_we_rely_on(name: str) -> None:
-    found = list(changes(name, CONTRACT[name], kernel().get(name, {})))
+    difference = difflib.ndiff([*lines(CONTRACT[name])], [*lines(kernel().get(name, {}))])
+    found = [line for line in difference if not line.startswith(" ")]
     assert not found, "\n".join([WHAT_TO_DO, *found])
 
 
@@ -139,28 +107,8 @@ def test_the_contract_holds_every_name_and_nothing_else() -> None:
     assert list(CONTRACT) == agent_mcp_governance.__all__, WHAT_TO_DO
     # and of each more than where it is
     assert [name for name, entry in CONTRACT.items() if not {*entry} - {"module", "is"}] == []
-    assert {feature for entry in CONTRACT.values() for feature in entry} == set(FEATURES)
-
-
-def test_a_difference_is_said_in_words() -> None:
-    was = {
-        "is": "a frozen record",
-        "fields": {"parameters": "dict[str, Any]", "reason": "str", "status": "str = 'open'"},
-        "attributes": {"call": "(self, agent: str, params: dict[str, Any]) -> bool"},
-    }
-    is_now = {
-        "is": "a record",
-        "fields": {"params": "dict[str, Any]", "status": "str = 'new'"},
-        "attributes": {"call": "(self, agent: str, params: object) -> bool", "close": "(self)"},
-    }
-    assert list(changes("Entry", was, is_now)) == [
-        "Entry: the field parameters is now called params",
-        "Entry: the field reason is gone; it was `str`",
-        "Entry: the field status was `str = 'open'` and is `str = 'new'`",
-        "Entry: the attribute close is new: `(self)`",
-        "Entry: the attribute call lost `params: dict[str, Any])` and got `params: object)`",
-        "Entry: its kind was `a frozen record` and is `a record`",
-    ]
+    features = {feature for entry in CONTRACT.values() for feature in entry}
+    assert features == {"module", "is", "function", "members", "fields", "attributes"}
 
 
 if __name__ == "__main__":

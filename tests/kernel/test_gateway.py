@@ -1,16 +1,68 @@
 """What a gateway and its policy decide on calls and responses."""
 
+import ast
+import inspect
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.parts import SECRET, Own, gateway
+from support.documents import KERNEL, section
+from support.parts import SECRET, Down, Meter, gateway
 
 import agent_mcp_governance as g
+
+SENSITIVE: dict[str, Any] = {"sensitive_tools": ["tool"]}
+APPROVER = SENSITIVE | {"approval_callback": lambda *_: g.ApprovalStatus.APPROVED}
+DENIER = SENSITIVE | {"approval_callback": lambda *_: g.ApprovalStatus.DENIED}
+BROKEN = SENSITIVE | {"approval_callback": Down()}
+LISTED_TWICE = {"denied_tools": ["tool"], "allowed_tools": ["tool"]}
+EVIL, BLOCKED = {"blocked_patterns": ["evil"]}, "Parameters matched blocked pattern(s): ['evil']"
+BUILT_IN = r"Parameters matched dangerous pattern: \$\(.*\)"
+CLOSED = "access denied (fail closed)"
+# Every stage at which the gateway decides, with options and params that end a call there.
+STAGES: dict[str, tuple[dict[str, Any], dict[Any, Any], str]] = {
+    "allowed": ({"allowed_tools": ["tool"]}, {}, "Allowed by policy"),
+    "approval_granted": (APPROVER, {}, "Approved by human reviewer"),
+    "deny_list": (LISTED_TWICE, {}, "Tool 'tool' is on the deny list"),
+    "allow_list": ({"allowed_tools": ["other"]}, {}, "Tool 'tool' is not on the allow list"),
+    "policy_pattern": (EVIL, {"q": "evil"}, BLOCKED),
+    "builtin_pattern": ({}, {"q": "$(id)"}, BUILT_IN),
+    "rate_limit": ({"max_tool_calls": 0}, {}, "Agent 'a' exceeded call budget (0)"),
+    "approval_denied": (DENIER, {}, "Human approval denied"),
+    "approval_pending": (SENSITIVE, {}, "Awaiting human approval"),
+    "approval_error": (BROKEN, {}, f"Approval callback error — {CLOSED}"),
+    "error": ({}, {("not", "json"): 1}, f"Internal gateway error — {CLOSED}"),
+}
+REGEX, GLOB = g.PatternType.REGEX, g.PatternType.GLOB
+PATTERNS = ["rm -rf", (r"rm\s+-r", REGEX), ("*rm -*", GLOB)]
+DANGEROUS = ["; rm x", "; mkfs x", "$(id)", "`id`", "123-45-6789", "4111 1111 1111 1111"]
 
 
 def call(governed: g.MCPGateway, tool: str = "read_file", **params: object) -> tuple[bool, str]:
     return governed.intercept_tool_call("agent", tool, params)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_decides_says_why_and_is_counted_without_the_params(stage: str) -> None:
+    options, params, why = STAGES[stage]
+    meter = Meter()
+    governed = gateway(metrics=meter.metrics, **options)
+    allowed = stage in ("allowed", "approval_granted")
+    decided = governed.intercept_tool_call("a", "tool", params | {"canary": "canary"})
+    assert decided == (allowed, why)
+    where, decision = {"agent_id": "a", "tool_name": "tool"}, "allow" if allowed else "deny"
+    counted = meter.counted()
+    assert counted.pop("mcp_decisions") == [(where | {"decision": decision, "stage": stage}, 1)]
+    assert counted == ({"mcp_rate_limit_hits": [(where, 1)]} if stage == "rate_limit" else {})
+    assert "canary" not in meter.exported()
+
+
+def test_the_gateway_has_no_other_stage_and_the_document_names_them_all() -> None:
+    source = ast.parse(textwrap.dedent(inspect.getsource(g.MCPGateway._evaluate)))
+    returned = [node.value for node in ast.walk(source) if isinstance(node, ast.Return)]
+    assert {value.elts[3].value for value in returned} | {"error"} == set(STAGES)
+    assert [stage for stage in STAGES if f"`{stage}`" not in section(KERNEL, "Metrics")] == []
 
 
 def test_an_ordinary_call_is_allowed_and_leaves_an_audit_entry() -> None:
@@ -23,38 +75,17 @@ def test_an_ordinary_call_is_allowed_and_leaves_an_audit_entry() -> None:
     assert entry.to_dict() == {**vars(entry), "approval_status": None}
 
 
-def test_a_tool_on_the_deny_list_is_refused_even_if_it_is_on_the_allow_list() -> None:
-    policy = g.GovernancePolicy(allowed_tools=["delete_file"])
-    governed = g.MCPGateway(policy, denied_tools=["delete_file"])
-    assert call(governed, "delete_file") == (False, "Tool 'delete_file' is on the deny list")
-
-
-def test_only_tools_on_the_allow_list_are_allowed() -> None:
-    governed = gateway(allowed_tools=["read_file"])
-    assert call(governed, "read_file")[0]
-    assert call(governed, "write_file") == (False, "Tool 'write_file' is not on the allow list")
-
-
-@pytest.mark.parametrize(
-    "pattern", ["rm -rf", (r"rm\s+-r", g.PatternType.REGEX), ("*rm -*", g.PatternType.GLOB)]
-)
-def test_a_parameter_that_matches_a_policy_pattern_is_refused(pattern: Any) -> None:
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_policy_pattern_refuses_a_parameter_that_it_matches_and_no_other(pattern: Any) -> None:
     governed = gateway(blocked_patterns=[pattern])
-    allowed, reason = call(governed, command="RM -RF /")
-    assert not allowed
-    assert reason.startswith("Parameters matched blocked pattern(s): ")
+    assert "matched blocked pattern" in call(governed, command="RM -RF /")[1]
     assert call(governed, command="ls /")[0]
 
 
-@pytest.mark.parametrize(
-    "value", ["; rm x", "; mkfs x", "$(id)", "`id`", "123-45-6789", "4111 1111 1111 1111"]
-)
-def test_a_parameter_that_matches_a_built_in_pattern_is_refused(value: str) -> None:
-    allowed, reason = call(gateway(), value=value)
-    assert not allowed
-    assert reason.startswith("Parameters matched dangerous pattern: ")
-    without = gateway(enable_builtin_sanitization=False)
-    assert call(without, value=value)[0]
+@pytest.mark.parametrize("value", DANGEROUS)
+def test_a_built_in_pattern_refuses_a_parameter_unless_it_is_switched_off(value: str) -> None:
+    assert "matched dangerous pattern" in call(gateway(), value=value)[1]
+    assert call(gateway(enable_builtin_sanitization=False), value=value)[0]
 
 
 def test_the_call_budget_is_per_agent_counts_allowed_calls_and_can_be_reset() -> None:
@@ -70,17 +101,8 @@ def test_the_call_budget_is_per_agent_counts_allowed_calls_and_can_be_reset() ->
     assert governed.get_agent_call_count("agent") == governed.get_agent_call_count("other") == 0
 
 
-@pytest.mark.parametrize(
-    ("status", "decision"),
-    [
-        (g.ApprovalStatus.APPROVED, (True, "Approved by human reviewer")),
-        (g.ApprovalStatus.DENIED, (False, "Human approval denied")),
-        (g.ApprovalStatus.PENDING, (False, "Awaiting human approval")),
-    ],
-)
-def test_the_reviewers_answer_decides_a_sensitive_call(
-    status: g.ApprovalStatus, decision: tuple[bool, str]
-) -> None:
+@pytest.mark.parametrize("status", g.ApprovalStatus)
+def test_a_reviewer_is_asked_of_sensitive_calls_and_the_answer_is_audited(status: Any) -> None:
     asked: list[object] = []
 
     def review(*question: object) -> g.ApprovalStatus:
@@ -89,21 +111,9 @@ def test_the_reviewers_answer_decides_a_sensitive_call(
 
     governed = gateway(sensitive_tools=["pay"], approval_callback=review)
     assert call(governed, "read_file")[0]
-    assert call(governed, "pay", amount=5) == decision
+    assert call(governed, "pay", amount=5)[0] == (status is g.ApprovalStatus.APPROVED)
     assert asked == [("agent", "pay", {"amount": 5})]
     assert [entry.approval_status for entry in governed.audit_log] == [None, status]
-
-
-def test_audit_entries_reach_the_sink_redacted() -> None:
-    sink = g.InMemoryAuditSink()
-    call(gateway(audit_sink=sink), note=f"use {SECRET} here")
-    assert [entry["parameters"] for entry in sink.entries()] == [{"note": "use [REDACTED] here"}]
-
-
-def test_a_sink_and_a_store_of_ones_own_are_used() -> None:
-    own = Own()
-    assert call(gateway(audit_sink=own, rate_limit_store=own))[0]
-    assert own.used == ["get_bucket", "get_bucket", "set_bucket", "record"]
 
 
 def test_wrapping_a_server_describes_its_governance() -> None:
@@ -131,27 +141,24 @@ def test_a_policy_reports_matches_conflicts_and_differences_and_survives_a_file(
     assert g.GovernancePolicy.load(path) == policy
 
 
-def test_a_clean_response_passes() -> None:
-    decision = gateway().intercept_tool_response("agent", "read", "all well")
-    assert decision == g.MCPResponseDecision(
-        allowed=True, reason="Response clean", content="all well", threats=[], action="allowed"
-    )
-
-
 @pytest.mark.parametrize(
-    ("policy", "text", "allowed", "action", "content"),
+    ("policy", "text", "action", "content"),
     [
-        (g.ResponsePolicy.BLOCK, "<system>hello", False, "blocked", None),
-        (g.ResponsePolicy.SANITIZE, "<system>hello", True, "sanitized", "hello"),
-        (g.ResponsePolicy.SANITIZE, f"key {SECRET}", False, "blocked", None),
-        (g.ResponsePolicy.LOG, "<system>hello", True, "logged", "<system>hello"),
+        (g.ResponsePolicy.BLOCK, "all well", "allowed", "all well"),
+        (g.ResponsePolicy.BLOCK, "<system>hello", "blocked", None),
+        (g.ResponsePolicy.SANITIZE, "<system>hello", "sanitized", "hello"),
+        (g.ResponsePolicy.SANITIZE, f"key {SECRET}", "blocked", None),
+        (g.ResponsePolicy.LOG, "<system>hello", "logged", "<system>hello"),
     ],
 )
 def test_the_response_policy_decides_what_happens_to_a_threat(
-    policy: g.ResponsePolicy, text: str, allowed: bool, action: str, content: str | None
+    policy: g.ResponsePolicy, text: str, action: str, content: str | None
 ) -> None:
     governed = gateway(response_policy=policy)
     decision = governed.intercept_tool_response("agent", "read", text)
-    assert (decision.allowed, decision.action, decision.content) == (allowed, action, content)
-    assert len(decision.threats) == 1
-    assert [entry.allowed for entry in governed.audit_log] == [allowed]
+    assert isinstance(decision, g.MCPResponseDecision)
+    assert (decision.action, decision.content) == (action, content)
+    assert (decision.reason == "Response clean") == (action == "allowed")
+    assert len(decision.threats) == (action != "allowed")
+    allowed = [entry.allowed for entry in governed.audit_log]
+    assert allowed == [decision.allowed] == [action != "blocked"]

@@ -34,8 +34,7 @@ class Meeting:
     """A store where a thread waits for another, so that two that no lock keeps apart meet."""
 
     def __init__(self, store: Any) -> None:
-        self._store = store
-        self._barrier = threading.Barrier(2)
+        self._store, self._barrier = store, threading.Barrier(2)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def method(*arguments: object) -> Any:
@@ -59,25 +58,22 @@ def test_one_gateway_keeps_to_the_call_budget_and_loses_no_audit_entry() -> None
     assert len(governed.audit_log) == THREADS * 20
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        lambda authenticator, _: authenticator.create_session("agent"),
-        lambda authenticator, _: authenticator.revoke_session("token"),
-        lambda authenticator, n: authenticator.bootstrap_session(f"a{n}", "new", ttl=A_DAY),
-    ],
-    ids=["session limit", "revoked", "bound"],
-)
-def test_one_authenticator_does_once_what_may_be_done_once(action: Callable[..., object]) -> None:
+ONCE: dict[str, Callable[[g.MCPSessionAuthenticator, int], object]] = {
+    "session limit": lambda sessions, _: sessions.create_session("agent"),
+    "revoked": lambda sessions, _: sessions.revoke_session("token"),
+    "bound": lambda sessions, number: sessions.bootstrap_session(f"a{number}", "new", ttl=A_DAY),
+}
+
+
+@pytest.mark.parametrize("what", ONCE)
+def test_one_authenticator_does_once_what_may_be_done_once(what: str) -> None:
     store = g.InMemorySessionStore()
     store.set(SESSION)
-    authenticator = g.MCPSessionAuthenticator(
-        max_concurrent_sessions=1, session_store=Meeting(store)
-    )
+    sessions = g.MCPSessionAuthenticator(max_concurrent_sessions=1, session_store=Meeting(store))
 
     def done(number: int) -> bool:
         with contextlib.suppress(RuntimeError):
-            return bool(action(authenticator, number))
+            return bool(ONCE[what](sessions, number))
         return False
 
     assert together(done).count(True) == 1
@@ -138,19 +134,17 @@ def scan_with_a_scanner_of_its_own(number: int) -> object:
     return own.scan_tool(tool, "Writes.", None, "server")
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        lambda number: POLICY.matches_pattern(f"a secret of thread-{number}"),
-        lambda number: g.CredentialRedactor.redact(f"{number} {SECRET} end"),
-        lambda number: RESPONSES.scan_response(f"<system {number}>", f"tool-{number}"),
-        scan_with_a_scanner_of_its_own,
-    ],
-    ids=["policy", "redactor", "response scanner", "tool scanner"],
-)
-def test_a_class_without_state_answers_each_thread_as_if_it_were_alone(
-    action: Callable[[int], object],
-) -> None:
+STATELESS: dict[str, Callable[[int], object]] = {
+    "policy": lambda number: POLICY.matches_pattern(f"a secret of thread-{number}"),
+    "redactor": lambda number: g.CredentialRedactor.redact(f"{number} {SECRET} end"),
+    "responses": lambda number: RESPONSES.scan_response(f"<system {number}>", f"tool-{number}"),
+    "tools": scan_with_a_scanner_of_its_own,
+}
+
+
+@pytest.mark.parametrize("what", STATELESS)
+def test_a_class_without_state_answers_each_thread_as_if_it_were_alone(what: str) -> None:
+    action = STATELESS[what]
     alone = [[action(number)] * 10 for number in range(THREADS)]
     assert together(lambda number: [action(number) for _ in range(10)]) == alone
 

@@ -19,7 +19,8 @@ AGENT, TOOL, SERVER = "canary-agent", "canary-tool", "canary-server"
 NONCE, PATTERN = "canary-nonce", "(canary-pattern"
 # All that follows begins with this, and no record may hold it.
 HUSHED = "hush"
-A_DAY = timedelta(days=1)
+A_DAY, sessions = timedelta(days=1), g.MCPSessionAuthenticator
+NO_STORE = sessions(session_store=Down())
 PARAMS = {"text": "password=hush-value", "hush-key": [{"hush-key": "hush-x"}]}
 NOT_JSON = {("a tuple",): "hush-value"}
 SCHEMA = {"properties": {"hush-field": {"description": "hush-text"}}}
@@ -64,19 +65,15 @@ def verify(times: int = 1, nonce_store: object = None, **changes: object) -> Non
         signer.verify_message(replace(envelope, **changes))
 
 
-def sessions(store: object = None) -> g.MCPSessionAuthenticator:
-    return g.MCPSessionAuthenticator(session_store=store)
-
-
 def spend_a_window() -> None:
     limiter = g.MCPSlidingRateLimiter(max_calls_per_window=1)
-    limiter.try_acquire(AGENT)
-    limiter.try_acquire(AGENT)
+    for _ in range(2):
+        limiter.try_acquire(AGENT)
 
 
 TRIGGERS: dict[str, Callable[[], object]] = {
     "a call is decided, unless `log_all_calls=False`": lambda: call(blocked_patterns=["word="]),
-    "a response is decided, unless `log_all_calls=False`": lambda: respond(),
+    "a response is decided, unless `log_all_calls=False`": respond,
     "params are not JSON": lambda: call(NOT_JSON),
     "the approval callback raises": lambda: call(sensitive_tools=[TOOL], approval_callback=Down()),
     "the budget store raises": lambda: call(rate_limit_store=Down()),
@@ -85,13 +82,13 @@ TRIGGERS: dict[str, Callable[[], object]] = {
     "a response has threats": lambda: respond("<system>hush"),
     "scanning a response raises": lambda: g.MCPResponseScanner().scan_response(b"hush", TOOL),
     "sanitizing a response raises": lambda: g.MCPResponseScanner().sanitize_response(b"hush", TOOL),
-    "a window is spent": lambda: spend_a_window(),
+    "a window is spent": spend_a_window,
     "`create_session`": lambda: sessions().create_session(AGENT, "hush-user"),
     "`bootstrap_session`": lambda: sessions().bootstrap_session(AGENT, "hush", ttl=A_DAY),
     "an agent id is blank": lambda: sessions().validate_session("", "hush-token"),
     "a token is blank": lambda: sessions().validate_token(" "),
-    "the store raises for a session": lambda: sessions(Down()).validate_session(AGENT, "hush"),
-    "the store raises for a token": lambda: sessions(Down()).validate_token("hush"),
+    "the store raises for a session": lambda: NO_STORE.validate_session(AGENT, "hush"),
+    "the store raises for a token": lambda: NO_STORE.validate_token("hush"),
     "a nonce comes again": lambda: verify(times=2),
     "an envelope is malformed": lambda: verify(timestamp=datetime(2026, 1, 1)),
     "the nonce store raises": lambda: verify(nonce_store=Down()),

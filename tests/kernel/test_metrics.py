@@ -1,63 +1,22 @@
-"""The kernel's four OpenTelemetry counters, read with the real SDK."""
+"""The kernel's four OpenTelemetry counters, read with the real SDK.
 
-import ast
-import inspect
+What counts a decision, stage by stage, is in test_gateway.py.
+"""
+
 import json
 import re
-import textwrap
-from typing import Any
 
 import pytest
-from support.documents import KERNEL, section, table
+from support.documents import KERNEL, table
 from support.isolated import run_isolated
-from support.parts import Down, Meter, Own, gateway, refuses, scanner
+from support.parts import Down, Meter, gateway, refuses, scanner
 
 import agent_mcp_governance as g
-
-APPROVER = {"sensitive_tools": ["tool"], "approval_callback": lambda *_: g.ApprovalStatus.APPROVED}
-DENIER = {"sensitive_tools": ["tool"], "approval_callback": lambda *_: g.ApprovalStatus.DENIED}
-# Every stage at which the gateway decides, with options and params that end a call there.
-STAGES: dict[str, tuple[dict[str, Any], dict[Any, Any]]] = {
-    "allowed": ({}, {}),
-    "approval_granted": (APPROVER, {}),
-    "deny_list": ({"denied_tools": ["tool"]}, {}),
-    "allow_list": ({"allowed_tools": ["other"]}, {}),
-    "policy_pattern": ({"blocked_patterns": ["evil"]}, {"q": "evil"}),
-    "builtin_pattern": ({}, {"q": "$(id)"}),
-    "rate_limit": ({"max_tool_calls": 0}, {}),
-    "approval_denied": (DENIER, {}),
-    "approval_pending": ({"sensitive_tools": ["tool"]}, {}),
-    "approval_error": ({"sensitive_tools": ["tool"], "approval_callback": Down()}, {}),
-    "error": ({}, {("not", "json"): 1}),
-}
 
 
 @pytest.fixture
 def meter() -> Meter:
     return Meter()
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_each_call_is_one_decision_with_the_stage_that_decided(stage: str, meter: Meter) -> None:
-    options, params = STAGES[stage]
-    params = {**params, "canary": "canary"}
-    governed = gateway(metrics=meter.metrics, **options)
-    refused = [refuses(governed, params), refuses(governed, params)]
-    decision = "allow" if stage in ("allowed", "approval_granted") else "deny"
-    assert refused == [decision == "deny"] * 2
-    labels = {"agent_id": "a", "tool_name": "tool", "decision": decision, "stage": stage}
-    counted = meter.counted()
-    assert counted.pop("mcp_decisions") == [(labels, 2)]
-    hit = [({"agent_id": "a", "tool_name": "tool"}, 2)]
-    assert counted == ({"mcp_rate_limit_hits": hit} if stage == "rate_limit" else {})
-    assert "canary" not in meter.exported()
-
-
-def test_the_gateway_has_no_other_stage_and_the_document_names_them_all() -> None:
-    source = ast.parse(textwrap.dedent(inspect.getsource(g.MCPGateway._evaluate)))
-    returned = [node.value for node in ast.walk(source) if isinstance(node, ast.Return)]
-    assert {value.elts[3].value for value in returned} | {"error"} == set(STAGES)
-    assert [stage for stage in STAGES if f"`{stage}`" not in section(KERNEL, "Metrics")] == []
 
 
 def test_responses_registrations_and_what_fails_are_not_counted(meter: Meter) -> None:
@@ -106,25 +65,6 @@ def test_the_table_of_counters_is_true(meter: Meter) -> None:
     (scope,) = json.loads(meter.exported())["resource_metrics"][0]["scope_metrics"]
     assert scope["scope"]["name"] == "agent_os.mcp"
     assert [metric["data"]["is_monotonic"] for metric in scope["metrics"]] == [True] * len(rows)
-
-
-def test_each_agent_id_is_a_series_of_its_own_as_it_is_until_the_sdk_folds_them(
-    meter: Meter,
-) -> None:
-    for number in range(2_100):
-        meter.metrics.record_rate_limit_hit(agent_id=f"sk-{number}", tool_name="password=hunter22")
-    series = meter.counted()["mcp_rate_limit_hits"]
-    assert ({"agent_id": "sk-7", "tool_name": "password=hunter22"}, 1) in series
-    assert ({"otel.metric.overflow": True}, 100) in series
-    assert len(series) == 2_001
-
-
-def test_a_recorder_of_ones_own_is_told_what_the_counters_are() -> None:
-    own = Own()
-    refuses(gateway(metrics=own, max_tool_calls=0))
-    scanner(metrics=own).scan_tool("bad", "<!-- x -->")
-    assert own.used[:2] == ["record_decision", "record_rate_limit_hit"]
-    assert own.used[2:] == ["record_scan", "record_threats_detected"]
 
 
 # A global meter provider can be set once in a process, so these have processes of their own.

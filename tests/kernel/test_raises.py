@@ -20,9 +20,11 @@ import agent_mcp_governance as g
 
 # Redaction is written in Python and counts frames; what is written in C takes far more.
 DEEP, VERY_DEEP = nested(1_200), nested(100_000)
+ENVELOPE, RULES = g.MCPMessageSigner(KEY).sign_message("x"), g.MCPSecurityConfig()
 redact, from_yaml = g.CredentialRedactor.redact_mapping, g.GovernancePolicy.from_yaml
 policy, signer = g.GovernancePolicy, partial(g.MCPMessageSigner, KEY)
 sessions, limiter = g.MCPSessionAuthenticator, g.MCPSlidingRateLimiter
+responses, broken_sessions = g.MCPResponseScanner(), sessions(session_store=Down())
 
 
 def load(text: str) -> object:
@@ -30,13 +32,25 @@ def load(text: str) -> object:
     return g.load_mcp_security_config("rules.yaml")
 
 
-def made_twice(**options: Any) -> None:
+def ask(reviewer: Any) -> bool:
+    return refuses(gateway(sensitive_tools=["tool"], approval_callback=reviewer))
+
+
+def valid(envelope: Any, **options: Any) -> bool:
+    return signer(**options).verify_message(envelope).is_valid
+
+
+def register(description: Any = "d", schema: Any = None, **options: Any) -> None:
+    tools(**options).register_tool("tool", description, schema, "server")
+
+
+def open_two(**options: Any) -> None:
     authenticator = sessions(**options)
     authenticator.create_session("agent")
     authenticator.create_session("agent")
 
 
-def bound_twice() -> None:
+def bind_twice() -> None:
     authenticator = sessions()
     for agent in ("alice", "bob"):
         authenticator.bootstrap_session(agent, "token", ttl=timedelta(days=1))
@@ -62,9 +76,7 @@ CASES: dict[str, dict[str, Callable[[], object]]] = {
         "a session without a token": lambda: g.InMemorySessionStore().set(None)
     },
     "MCPGateway": {
-        "an approval answer `True`": lambda: refuses(
-            gateway(sensitive_tools=["tool"], approval_callback=lambda *_: True)
-        ),
+        "an approval answer `True`": lambda: ask(lambda *_: True),
         "circular params": lambda: refuses(gateway(), circular()),
         "deep params": lambda: refuses(gateway(), DEEP),
         "a very deep response": lambda: blocks(VERY_DEEP),
@@ -74,9 +86,7 @@ CASES: dict[str, dict[str, Callable[[], object]]] = {
         "a clock that raises": lambda: refuses(gateway(clock=Down())),
         "params that are no JSON": lambda: refuses(gateway(), {(1, 2): 3}),
         "a store that raises during a call": lambda: refuses(gateway(rate_limit_store=Down())),
-        "an approval callback that raises": lambda: refuses(
-            gateway(sensitive_tools=["tool"], approval_callback=Down())
-        ),
+        "an approval callback that raises": lambda: ask(Down()),
     },
     "MCPMessageSigner": {
         "a key that is `None`": lambda: g.MCPMessageSigner(None),
@@ -85,60 +95,44 @@ CASES: dict[str, dict[str, Callable[[], object]]] = {
         "a window of zero or less": lambda: signer(replay_window=timedelta(0)),
         "a blank payload": lambda: signer().sign_message(" "),
         "a payload with half a surrogate pair": lambda: signer().sign_message("\ud800"),
-        "`None` for an envelope": lambda: signer().verify_message(None),
-        "anything else for an envelope": lambda: not signer().verify_message("x").is_valid,
-        "a nonce store that raises": lambda: (
-            not signer(nonce_store=Down()).verify_message(signer().sign_message("x")).is_valid
-        ),
+        "`None` for an envelope": lambda: valid(None),
+        "anything else for an envelope": lambda: not valid("x"),
+        "a nonce store that raises": lambda: not valid(ENVELOPE, nonce_store=Down()),
     },
     "MCPMetrics": {
-        "a meter provider that raises": lambda: (
-            g.MCPMetrics(Down()).record_rate_limit_hit(agent_id="a", tool_name="t") is None
-        )
+        "a meter provider that raises": lambda: not refuses(gateway(metrics=g.MCPMetrics(Down())))
     },
     "MCPResponseScanner": {
-        "a response that is no text": lambda: (
-            not g.MCPResponseScanner().scan_response(b"x").is_safe
-        ),
-        "no text to sanitize": lambda: g.MCPResponseScanner().sanitize_response(5)[0] == "",
+        "a response that is no text": lambda: not responses.scan_response(b"x").is_safe,
+        "no text to sanitize": lambda: responses.sanitize_response(5)[0] == "",
     },
     "MCPSecurityScanner": {
-        "being made while warnings are errors": lambda: g.MCPSecurityScanner(
-            config=g.MCPSecurityConfig()
+        "being made while warnings are errors": lambda: g.MCPSecurityScanner(config=RULES),
+        "registering a circular schema": lambda: register(schema=circular()),
+        "registering half a surrogate pair": lambda: register("\ud800"),
+        "registering a very deep schema": lambda: register(schema=VERY_DEEP),
+        "a clock that raises": lambda: register(clock=Down()),
+        "a metrics recorder that raises in `scan_server`": (
+            lambda: tools(metrics=Down()).scan_server("server", [])
         ),
-        "registering a circular schema": lambda: tools().register_tool(
-            "tool", "d", circular(), "server"
-        ),
-        "registering half a surrogate pair": lambda: tools().register_tool(
-            "tool", "\ud800", None, "server"
-        ),
-        "registering a very deep schema": lambda: tools().register_tool(
-            "tool", "d", VERY_DEEP, "server"
-        ),
-        "a clock that raises": lambda: tools(clock=Down()).register_tool("t", "d", None, "server"),
-        "a metrics recorder that raises in `scan_server`": lambda: tools(
-            metrics=Down()
-        ).scan_server("server", []),
         "`scan_tool` of what cannot be scanned": lambda: len(tools().scan_tool("tool", None)) == 1,
-        "an audit sink that raises in `scan_tool`": lambda: (
-            len(tools(audit_sink=Down()).scan_tool("tool", "d")) == 1
+        "an audit sink that raises in `scan_tool`": (
+            lambda: len(tools(audit_sink=Down()).scan_tool("tool", "d")) == 1
         ),
     },
     "MCPSessionAuthenticator": {
         "a lifetime of zero or less": lambda: sessions(session_ttl=timedelta(0)),
-        "a lifetime beyond the calendar": lambda: made_twice(session_ttl=timedelta(days=10**8)),
+        "a lifetime beyond the calendar": lambda: open_two(session_ttl=timedelta(days=10**8)),
         "a blank id, when a session is made": lambda: sessions().create_session(" "),
-        "one session too many": lambda: made_twice(max_concurrent_sessions=1),
-        "a provisioned token that is bound already": lambda: bound_twice(),
-        "a store that raises when a session is made": lambda: made_twice(session_store=Down()),
-        "a store that raises when one is revoked": lambda: sessions(
-            session_store=Down()
-        ).revoke_session("token"),
+        "one session too many": lambda: open_two(max_concurrent_sessions=1),
+        "a provisioned token that is bound already": bind_twice,
+        "a store that raises when a session is made": lambda: broken_sessions.create_session("a"),
+        "a store that raises when one is revoked": lambda: broken_sessions.revoke_session("token"),
         "a wrong, blank or unknown token": lambda: (
             sessions().validate_session("", "") is sessions().validate_token("token") is None
         ),
-        "a store that raises when a token is validated": lambda: (
-            sessions(session_store=Down()).validate_token("token") is None
+        "a store that raises when a token is validated": (
+            lambda: broken_sessions.validate_token("token") is None
         ),
     },
     "MCPSlidingRateLimiter": {
@@ -163,7 +157,7 @@ WRONG_TYPES: list[Callable[[], object]] = [
     lambda: refuses(g.MCPGateway(None)),
     lambda: signer(replay_window=5),
     lambda: signer().sign_message(5),
-    lambda: tools().register_tool("tool", None, None, "server"),
+    lambda: register(None),
     lambda: sessions(session_ttl=5),
     lambda: sessions().validate_token(5),
     lambda: limiter().try_acquire(5),

@@ -36,10 +36,10 @@ class Approver:
 
 
 INVALID = {
-    "too small": ({"order": "A-17", "amount": -500}, "amount must have minimum 1"),
-    "a string": ({"order": "A-17", "amount": "40"}, "amount must have type 'integer'"),
-    "a list": ({"order": ["hunter22"], "amount": 40}, "order must have type 'string'"),
-    "missing": ({"order": "A-17"}, "'amount' is a required property"),
+    "too small": ({"order": "A-17", "amount": -500}, "amount: it is less than the minimum of 1"),
+    "a string": ({"order": "A-17", "amount": "40"}, 'amount: it is not of type "integer"'),
+    "a list": ({"order": ["hunter22"], "amount": 40}, 'order: it is not of type "string"'),
+    "missing": ({"order": "A-17"}, '"amount" is a required property'),
 }
 
 
@@ -87,10 +87,9 @@ async def test_json_in_a_string_opens_to_nothing_that_json_itself_cannot_say() -
             await call("echo", numbers="[1.5]", more='["\\ud83d\\ude00"]')
         ).text == "[1.5] ['😀']"
         for numbers, more in [("[NaN]", ""), ("[1e999]", ""), ("[]", "[-Infinity]")]:
-            refused = await call("echo", numbers=numbers, more=more)
-            assert refused.text.endswith("no plain JSON, for a float in it.")
+            assert (await call("echo", numbers=numbers, more=more)).is_error
         refused = await call("echo", numbers=[], more='["\\ud83d"]')
-        assert refused.text.endswith("no plain JSON, for a str in it.")
+        assert refused.text.endswith("no plain JSON, for half of a surrogate pair in it.")
     assert log.stages() == ["allowed"] + ["params"] * 4
 
 
@@ -144,7 +143,7 @@ async def test_a_tool_runs_with_what_was_checked_not_with_what_it_became(sdk: st
 
 
 @each_sdk
-async def test_an_expression_that_python_does_not_know_is_left_to_the_tool(sdk: str) -> None:
+async def test_an_expression_of_the_standard_that_python_does_not_know_is_checked(sdk: str) -> None:
     server = plain_server(sdk)
 
     @server.tool()
@@ -154,8 +153,9 @@ async def test_an_expression_that_python_does_not_know_is_left_to_the_tool(sdk: 
 
     async with connected(sdk, govern(server, guard_of("greet"))) as call:
         assert (await call("greet", name="Núñez"))[:2] == (False, "Núñez")
-        assert (await call("greet", name="1")).is_error
-        assert "times must have" in (await call("greet", name="Ana", times="2")).text
+        assert (await call("greet", name="1")).text.endswith('name: it does not match "^\\p{L}+$".')
+        told = (await call("greet", name="A", times="2")).text
+        assert told.endswith('times: it is not of type "integer".')
 
 
 @each_sdk
@@ -227,7 +227,7 @@ async def test_a_schema_elsewhere_is_never_fetched() -> None:
         reference = {"$ref": f"http://127.0.0.1:{elsewhere.getsockname()[1]}/schema.json"}
         server = govern(low_level_server(keeping(ran), **reference), guard_of("run"))
         async with connected("mcp", server) as call:
-            assert (await call("run")).text.startswith("Refused (error)")
+            assert (await call("run")).text.startswith("Refused (params): The tool's input schema")
         with pytest.raises(BlockingIOError):
             elsewhere.accept()
     assert ran == []
@@ -293,8 +293,7 @@ async def test_what_a_schema_costs_does_not_outgrow_the_arguments(sdk: str) -> N
             told = (await call("sort", **wrong)).text
             assert told.startswith("Refused (params): The arguments are not valid")
         assert (await call("sort", counts={"a" * 90_000 + "!": 1})).is_error  # by the tool
-        told = (await call("sort", rows=[""] * 49_000)).text
-        assert told == "Refused (params): The arguments take too many steps to check."
+        assert (await call("sort", rows=[""] * 49_000)).text.endswith(" 49000 None")
 
 
 @pytest.mark.parametrize("more", [{}, {"minimum": 0}])
@@ -306,7 +305,7 @@ async def test_each_item_of_a_list_is_checked(more: dict[str, Any]) -> None:
         assert (await call("run", a=[0, 1])).text == (await call("run", a=[])).text == "ran"
         for wrong in ([1, "a"], [True], [[1]], [None, 1]):
             told = (await call("run", a=wrong)).text
-            assert told.endswith(" must have type 'integer'.")
+            assert told.endswith(': it is not of type "integer".')
     assert ran == [{"a": [0, 1]}, {"a": []}]
 
 
@@ -324,7 +323,7 @@ async def test_a_price_in_cents_is_a_multiple_of_a_cent(sdk: str) -> None:
             assert (await call("pay", amount=amount)).text == str(float(amount))
         for amount in (0.075, 19.999, 1e-9):
             told = await call("pay", amount=amount)
-            assert told.text.endswith("amount must have multipleOf 0.01.")
+            assert told.text.endswith("amount: it is not a multiple of 0.01.")
 
 
 async def test_names_that_match_no_pattern_of_a_schema_are_additional() -> None:

@@ -96,7 +96,7 @@ class OpenStore:
 
     def __init__(self) -> None:
         self.buckets: dict[str, Any] = {}
-        self.reads = self.writes = 0
+        self.reads = 0
         # The first is taken off and called after the next read, or after the next write.
         self.after_read: list[Callable[[], object]] = []
         self.after_write: list[Callable[[], object]] = []
@@ -110,7 +110,6 @@ class OpenStore:
 
     def set_bucket(self, agent_id: str, bucket: Any) -> None:
         self.buckets[agent_id] = bucket
-        self.writes += 1
         if self.after_write:
             self.after_write.pop(0)()
 

@@ -2,7 +2,6 @@
 
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
@@ -21,14 +20,8 @@ def in_processes(worker: Callable[..., Any], *args: Any) -> list[Any]:
     """Run *worker*, which has to wait at ``together``, in each process; return its answers."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES, timeout=PATIENCE)
-    with ProcessPoolExecutor(
-        PROCESSES, mp_context=context, initializer=_begin, initargs=(barrier,)
-    ) as pool:
-        futures = [pool.submit(worker, *args) for _ in range(PROCESSES)]
-        try:
-            return [future.result(PATIENCE) for future in futures]
-        finally:
-            barrier.abort()  # nothing may keep a process when a test has failed
+    with context.Pool(PROCESSES, _begin, [barrier]) as pool:
+        return pool.starmap_async(worker, [args] * PROCESSES, chunksize=1).get(PATIENCE)
 
 
 def soon(call: Callable[[], bool]) -> bool:

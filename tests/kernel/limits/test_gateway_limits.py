@@ -1,97 +1,81 @@
 """Limits of MCPGateway: approval, budget, names, parts."""
 
+import asyncio
 import enum
-import inspect
-from collections.abc import Callable
-from typing import Any
 
 from support.limits import limit, raises, refused
 from support.parts import KEY, SECRET, OpenStore, gateway, meanwhile, refuses, scanner
 
-from agent_mcp_governance import (
-    ApprovalStatus,
-    GovernancePolicy,
-    MCPGateway,
-    MCPMessageSigner,
-    MCPSessionAuthenticator,
-    MCPSlidingRateLimiter,
-)
+import agent_mcp_governance as g
 
+APPROVED, DENIED = g.ApprovalStatus.APPROVED, g.ApprovalStatus.DENIED
 Foreign = enum.Enum("Foreign", {"DENIED": "denied"})
+COROUTINE = asyncio.sleep(0)
+COROUTINE.close()  # nobody awaits it
 
 
-def asking(review: Callable[..., Any], **options: Any) -> MCPGateway:
+def asking(review, **options):
     return gateway(require_human_approval=True, approval_callback=review, **options)
 
 
-@limit("falsy answers", ApprovalStatus.DENIED, [False, None, 0, "", {}, Foreign.DENIED])
-def test_only_an_approval_approves(answer: Any) -> bool:
+@limit("falsy answers", DENIED, [False, None, 0, "", {}, Foreign.DENIED])
+def test_only_an_approval_approves(answer):
     return refuses(asking(lambda *_: answer))
 
 
-async def ask_later() -> ApprovalStatus:
-    return ApprovalStatus.DENIED
-
-
-@limit("truthy answers", lambda: ApprovalStatus.DENIED, [lambda: True, lambda: "no", ask_later])
-def test_an_answer_that_is_no_status_denies(answer: Callable[[], Any]) -> bool:
-    given = answer()
-    if inspect.iscoroutine(given):
-        given.close()
-    governed = asking(lambda *_: given)
+@limit("truthy answers", DENIED, [True, "no", COROUTINE])
+def test_an_answer_that_is_no_status_denies(answer):
+    governed = asking(lambda *_: answer)
     escapes = raises(AttributeError, lambda: refuses(governed))
     return not escapes or governed.get_agent_call_count("a") == 0
 
 
 @limit("what approvers see", {"q": "fine"}, [{"q": SECRET}])
-def test_the_approver_sees_no_secret(params: dict[str, Any]) -> bool:
-    seen: list[str] = []
+def test_the_approver_sees_no_secret(params):
+    seen = []
     refuses(asking(lambda *call: seen.append(str(call))), params)
     return len(seen) == 1 and SECRET not in seen[0]
 
 
-@limit(
-    "what approvers change", lambda params: params.copy().clear(), [lambda params: params.clear()]
-)
-def test_the_approver_cannot_change_what_was_checked(change: Callable[..., Any]) -> bool:
+@limit("what approvers change", lambda params: params.copy().clear(), [dict.clear])
+def test_the_approver_cannot_change_what_was_checked(change):
     params = {"q": "fine"}
     refuses(asking(lambda _agent, _tool, params: change(params)), params)
     return params == {"q": "fine"}
 
 
-@limit("floods of questions", ApprovalStatus.APPROVED, [ApprovalStatus.DENIED])
-def test_a_caller_cannot_flood_the_approver(answer: ApprovalStatus) -> bool:
-    asked: list[object] = []
+@limit("floods of questions", APPROVED, [DENIED])
+def test_a_caller_cannot_flood_the_approver(answer):
+    asked = []
     governed = asking(lambda *call: asked.append(call) or answer, max_tool_calls=3)
     for _ in range(10):
         refuses(governed)
     return len(asked) == 3
 
 
-@limit("budget for life", "reset", ["wait"])
-def test_a_call_budget_renews(how: str) -> bool:
+@limit("budget for life", g.MCPGateway.reset_all_budgets, [lambda _: "only time goes by"])
+def test_a_call_budget_renews(renew):
     now = [0.0]
     governed = gateway(clock=lambda: now[-1])
     for _ in range(11):
         refuses(governed)
     now.append(1e9)
-    if how == "reset":
-        governed.reset_all_budgets()
+    renew(governed)
     return not refuses(governed)
 
 
 @limit("denied calls", [], [["tool"]])
-def test_every_call_counts(denied_tools: list[str]) -> bool:
+def test_every_call_counts(denied_tools):
     governed = gateway(denied_tools=denied_tools)
     refuses(governed)
     return governed.get_agent_call_count("a") == 1
 
 
 @limit("two gateways, one store", "one after the other", ["at once"])
-def test_two_gateways_over_one_store_keep_to_one_budget(second_comes: str) -> bool:
+def test_two_gateways_over_one_store_keep_to_one_budget(second_comes):
     store = OpenStore()
     one, two = (gateway(max_tool_calls=1, rate_limit_store=store) for _ in range(2))
-    refused: list[bool] = []
+    refused = []
     if second_comes == "at once":  # between the second read, which decides, and the write
         store.after_read = [lambda: None, lambda: refused.append(refuses(two))]
     refused += [refuses(one), refuses(two)]
@@ -99,7 +83,7 @@ def test_two_gateways_over_one_store_keep_to_one_budget(second_comes: str) -> bo
 
 
 @limit("reset of all budgets", "old", ["new"])
-def test_all_budgets_can_be_reset_while_a_new_agent_calls(agent: str) -> bool:
+def test_all_budgets_can_be_reset_while_a_new_agent_calls(agent):
     store = OpenStore()
     governed = gateway(rate_limit_store=store)
     refuses(governed, agent="old")
@@ -108,112 +92,104 @@ def test_all_budgets_can_be_reset_while_a_new_agent_calls(agent: str) -> bool:
     return not raises(RuntimeError, governed.reset_all_budgets)
 
 
-@limit("lost resets", "after the call", ["during the call"])
-def test_a_reset_during_a_call_is_not_lost(reset_comes: str) -> bool:
+@limit("lost resets", ("after_write", []), [("after_read", [lambda: "the first of two reads"])])
+def test_a_reset_during_a_call_is_not_lost(reset_comes, before):
     store = OpenStore()
     governed = gateway(rate_limit_store=store)
-    resetting = []
-
-    def reset() -> None:
-        resetting.append(meanwhile(lambda: governed.reset_agent_budget("a")))
-
     for _ in range(4):
         refuses(governed)
-    if reset_comes == "during the call":
-        store.after_read = [lambda: None, reset]
+    threads = []
+
+    def reset():
+        threads.append(meanwhile(lambda: governed.reset_agent_budget("a")))
+
+    setattr(store, reset_comes, [*before, reset])
     refuses(governed)
-    if reset_comes == "after the call":
-        reset()
-    resetting[0].join()
+    threads[0].join()
     return governed.get_agent_call_count("a") <= 1
 
 
-@limit("gateway and limiter", "apart", ["over one store"])
-def test_a_store_can_be_shared(stores: str) -> bool:
-    store = OpenStore()
+STORE = OpenStore()
+
+
+@limit("gateway and limiter", (STORE, OpenStore()), [(STORE, STORE)])
+def test_a_store_can_be_shared(store, other):
     refuses(gateway(rate_limit_store=store))
-    other = OpenStore() if stores == "apart" else store
-    window = MCPSlidingRateLimiter(rate_limit_store=other)
+    window = g.MCPSlidingRateLimiter(rate_limit_store=other)
     return not raises(TypeError, lambda: window.try_acquire("a"))
 
 
 SPELLINGS = ("Delete_File", "delete_file ", "files/delete_file", "d\u0435lete_file")
+LISTS = ("denied_tools", "sensitive_tools")
 
 
 @limit(
     "spellings of tools",
-    {"denied_tools": "delete_file"},
-    [{names: tool} for names in ("denied_tools", "sensitive_tools") for tool in SPELLINGS],
+    ("denied_tools", "delete_file"),
+    [(names, tool) for names in LISTS for tool in SPELLINGS],
 )
-def test_a_tool_is_denied_however_it_is_spelled(case: dict[str, str]) -> bool:
-    [(names, tool)] = case.items()
+def test_a_tool_is_denied_however_it_is_spelled(names, tool):
     return refuses(gateway(**{names: ["delete_file"]}), tool=tool)
 
 
 @limit("empty allow list", ["other"], [[]])
-def test_an_allow_list_allows_what_is_on_it(allowed: list[str]) -> bool:
+def test_an_allow_list_allows_what_is_on_it(allowed):
     return refuses(gateway(allowed_tools=allowed))
 
 
 @limit("text for a list", ["delete_file"], ["delete_file"])
-def test_a_deny_list_denies_no_other_tool(denied: Any) -> bool:
+def test_a_deny_list_denies_no_other_tool(denied):
     return not refuses(gateway(denied_tools=denied), tool="file")
 
 
 @limit("spellings of agents", "alice", ["Alice", "alice ", "alice\u200b", "\u0430lice"])
-def test_a_spelling_of_an_agent_has_no_budget_of_its_own(agent: str) -> bool:
+def test_a_spelling_of_an_agent_has_no_budget_of_its_own(agent):
     governed = gateway(max_tool_calls=1)
     refuses(governed, agent="alice")
     return refuses(governed, agent=agent)
 
 
 @limit("empty ids", ["not hashable"], ["", "  ", None, 0])
-def test_an_agent_id_that_is_no_id_is_refused(agent: Any) -> bool:
+def test_an_agent_id_that_is_no_id_is_refused(agent):
     return refuses(gateway(), agent=agent)
 
 
-@limit(
-    "settings of a gateway",
-    lambda: MCPGateway(),
-    [
-        lambda: MCPGateway(None),
-        lambda: gateway(response_policy="log"),
-        lambda: gateway(denied_tools=5),
-    ],
-)
-def test_a_gateway_that_cannot_work_is_not_made(make: Callable[[], object]) -> bool:
-    return refused(make)
+SETTINGS = [{"policy": None}, {"response_policy": "log"}, {"denied_tools": 5}]
 
 
-class Part(list[str]):
+@limit("settings of a gateway", {"no such setting": 5}, SETTINGS)
+def test_a_gateway_that_cannot_work_is_not_made(settings):
+    return refused(lambda: g.MCPGateway(**{"policy": g.GovernancePolicy(), **settings}))
+
+
+class Part(list):
     """Any store, sink or recorder that is false while it is empty."""
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name):
         return lambda *_, **__: self.append(name)
 
 
-USES: list[Callable[[Part], object]] = [
+USES = [
     lambda part: refuses(gateway(audit_sink=part)),
     lambda part: refuses(gateway(rate_limit_store=part)),
     lambda part: refuses(gateway(metrics=part)),
-    lambda part: MCPSlidingRateLimiter(rate_limit_store=part).try_acquire("a"),
-    lambda part: MCPMessageSigner(KEY, nonce_store=part).cleanup_nonce_cache(),
-    lambda part: MCPSessionAuthenticator(session_store=part).create_session("a"),
+    lambda part: g.MCPSlidingRateLimiter(rate_limit_store=part).try_acquire("a"),
+    lambda part: g.MCPMessageSigner(KEY, nonce_store=part).cleanup_nonce_cache(),
+    lambda part: g.MCPSessionAuthenticator(session_store=part).create_session("a"),
     lambda part: scanner(audit_sink=part).scan_tool("tool", "Reads."),
 ]
 
 
 @limit("falsy parts", (USES[0], Part(["full"])), [(use, Part()) for use in USES])
-def test_a_part_that_is_empty_is_used(case: tuple[Callable[[Part], object], Part]) -> bool:
-    use, part = case
+def test_a_part_that_is_empty_is_used(use, part):
     entries = len(part)
     use(part)
     return len(part) > entries
 
 
-@limit("wrap_mcp_server", MCPGateway, [lambda policy: MCPGateway.wrap_mcp_server({}, policy)])
-def test_a_wrapped_server_is_governed(wrap: Callable[[GovernancePolicy], object]) -> bool:
-    return hasattr(wrap(GovernancePolicy()), "intercept_tool_call")
+@limit("wrap_mcp_server", g.MCPGateway, [lambda policy: g.MCPGateway.wrap_mcp_server({}, policy)])
+def test_a_wrapped_server_is_governed(wrap):
+    return hasattr(wrap(g.GovernancePolicy()), "intercept_tool_call")
 
 
 UNREAD = ("max_tokens", "timeout_seconds", "confidence_threshold", "drift_threshold")
@@ -221,15 +197,15 @@ UNREAD += ("checkpoint_frequency", "max_concurrent", "backpressure_threshold")
 
 
 @limit("unread fields", "max_tool_calls", UNREAD)
-def test_the_gateway_reads_the_fields_of_its_policy(field: str) -> bool:
-    read: set[str] = set()
+def test_the_gateway_reads_the_fields_of_its_policy(field):
+    read = set()
 
-    class Watched(GovernancePolicy):
-        def __getattribute__(self, name: str) -> Any:
+    class Watched(g.GovernancePolicy):
+        def __getattribute__(self, name):
             read.add(name)
             return super().__getattribute__(name)
 
-    governed = MCPGateway(Watched())
+    governed = g.MCPGateway(Watched())
     read.clear()
     refuses(governed)
     governed.intercept_tool_response("a", "tool", "<system>")

@@ -9,47 +9,42 @@ from support.documents import KERNEL, README, section, table
 HEAD = ["Limit", "What", "What you can do"]
 
 
-def pins() -> dict[str, list[str]]:
-    """Return the names of the limits of each file, by the title in its docstring."""
-    found = {}
+def pins() -> list[tuple[str, str]]:
+    """Return each file's title, from its docstring, with the name of each limit that it pins."""
+    found = []
     for path in Path(__file__).parent.glob("test_*_limits.py"):
         module = ast.parse(path.read_text(encoding="utf-8"))
-        decorators = [
-            test.decorator_list
-            for test in ast.walk(module)
-            if isinstance(test, ast.FunctionDef) and test.name.startswith("test_")
-        ]
-        calls = [call for [call] in decorators if isinstance(call, ast.Call)]
-        assert {ast.unparse(call.func) for call in calls} == {"limit"}, path.name
-        assert len(calls) == len(decorators), path.name
         title = (ast.get_docstring(module) or "").removeprefix("Limits of ").removesuffix(".")
-        found[title] = [ast.literal_eval(call.args[0]) for call in calls]
+        for test in ast.walk(module):
+            if isinstance(test, ast.FunctionDef) and test.name.startswith("test_"):
+                assert test.decorator_list, f"{path.name}: {test.name} pins no limit"
+                for pin in test.decorator_list:
+                    assert ast.unparse(pin.func) == "limit", f"{path.name}: {test.name}"
+                    found.append((title, ast.literal_eval(pin.args[0])))
     return found
 
 
-def rows() -> dict[str, list[list[str]]]:
-    """Return the rows of the tables of limits, by the heading above each."""
+def rows() -> list[tuple[str, list[str]]]:
+    """Return the rows of the tables of limits, each with the heading above it."""
     headings = re.findall(r"^### (.+)$", section(KERNEL, "Limits"), re.MULTILINE)
-    assert headings
     tables = {heading: table(KERNEL, heading) for heading in headings}
     assert [head for head, *_ in tables.values()] == [HEAD] * len(headings)
-    return {heading: body for heading, (_, *body) in tables.items()}
+    return [(heading, row) for heading, (_, *body) in tables.items() for row in body]
 
 
 def test_each_row_has_one_test_and_each_test_one_row() -> None:
-    tabled = [(heading, row[0]) for heading, body in rows().items() for row in body]
-    pinned = [(heading, name) for heading, names in pins().items() for name in names]
+    tabled, pinned = [(heading, row[0]) for heading, row in rows()], pins()
     assert {*tabled} ^ {*pinned} == set()
     for pairs in (tabled, pinned):
         assert len({name for _, name in pairs}) == len(pairs), "two limits have one name"
 
 
 def test_every_row_says_what_happens_and_what_can_be_done() -> None:
-    assert [row for body in rows().values() for row in body if not all(row)] == []
+    assert [row for _, row in rows() if not all(row)] == []
 
 
 def test_the_ten_worst_of_the_readme_are_rows_of_the_table() -> None:
     _, *worst = table(README, "Limits")
-    every = [row[1:] for body in rows().values() for row in body]
+    every = [row[1:] for _, row in rows()]
     assert len(worst) == 10
     assert [row for row in worst if row not in every] == []

@@ -2,9 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 import pytest
 from support.limits import limit, raises, refused
@@ -15,7 +13,7 @@ NOW, DAY = datetime.now(timezone.utc), timedelta(days=1)
 
 
 @contextlib.contextmanager
-def wall_clock() -> Iterator[list[datetime]]:
+def wall_clock():
     """The clock that sessions go by, to be set; the kernel has no parameter for it."""
     now = [NOW]
     with pytest.MonkeyPatch.context() as patch:
@@ -24,11 +22,17 @@ def wall_clock() -> Iterator[list[datetime]]:
         yield now
 
 
+def opened(**options):
+    """Return a store, an authenticator over it, and the token of a session."""
+    store = options.setdefault("session_store", InMemorySessionStore())
+    authenticator = MCPSessionAuthenticator(**options)
+    return store, authenticator, authenticator.create_session("agent")
+
+
 @limit("wall clock", timedelta(0), [timedelta(hours=5)])
-def test_a_session_expires_although_the_clock_was_set_back(back: timedelta) -> bool:
+def test_a_session_expires_although_the_clock_was_set_back(back):
     with wall_clock() as now:
-        authenticator = MCPSessionAuthenticator(session_ttl=timedelta(seconds=10))
-        token = authenticator.create_session("agent")
+        _, authenticator, token = opened(session_ttl=timedelta(seconds=10))
         now[0] += timedelta(seconds=11) - back
         return authenticator.validate_token(token) is None
 
@@ -38,21 +42,19 @@ def test_a_session_expires_although_the_clock_was_set_back(back: timedelta) -> b
     MCPSessionAuthenticator.cleanup_expired_sessions,
     [lambda authenticator: authenticator.validate_token("another")],
 )
-def test_expired_sessions_leave_the_store(use: Callable[[Any], object]) -> bool:
-    store = InMemorySessionStore()
+def test_expired_sessions_leave_the_store(use):
     with wall_clock() as now:
-        authenticator = MCPSessionAuthenticator(session_store=store)
-        token = authenticator.create_session("agent")
+        store, authenticator, token = opened()
         now[0] += timedelta(hours=2)
         use(authenticator)
     return store.get(token) is None
 
 
 @limit("sessions without expiry", NOW - DAY, [None])
-def test_a_stored_session_without_an_expiry_is_refused(expires_at: datetime | None) -> bool:
-    store = InMemorySessionStore()
+def test_a_stored_session_without_an_expiry_is_refused(expires_at):
+    store, authenticator, _ = opened()
     store.set(MCPSession("token", "admin", None, NOW, expires_at, "admin"))
-    return MCPSessionAuthenticator(session_store=store).validate_token("token") is None
+    return authenticator.validate_token("token") is None
 
 
 @limit(
@@ -60,10 +62,8 @@ def test_a_stored_session_without_an_expiry_is_refused(expires_at: datetime | No
     lambda session, _store: session.rate_limit_key,
     [lambda session, store: store.get(session.token), lambda session, _store: session],
 )
-def test_a_token_is_not_shown(part: Callable[..., object]) -> bool:
-    store = InMemorySessionStore()
-    authenticator = MCPSessionAuthenticator(session_store=store)
-    token = authenticator.create_session("agent")
+def test_a_token_is_not_shown(part):
+    store, authenticator, token = opened()
     return token not in repr(part(authenticator.validate_token(token), store))
 
 
@@ -72,58 +72,46 @@ def test_a_token_is_not_shown(part: Callable[..., object]) -> bool:
     lambda authenticator, token: authenticator.validate_session("thief", token),
     [MCPSessionAuthenticator.validate_token],
 )
-def test_a_stolen_token_is_worthless_without_its_agent(validate: Callable[..., object]) -> bool:
-    authenticator = MCPSessionAuthenticator()
-    return validate(authenticator, authenticator.create_session("agent")) is None
+def test_a_stolen_token_is_worthless_without_its_agent(validate):
+    _, authenticator, token = opened()
+    return validate(authenticator, token) is None
 
 
 @limit("rate_limit_key", ("a", "b"), [("a:b", "u"), ("u:a:b", None)])
-def test_two_sessions_do_not_share_a_rate_limit_key(case: tuple[str, str | None]) -> bool:
+def test_two_sessions_do_not_share_a_rate_limit_key(agent, user):
     authenticator = MCPSessionAuthenticator()
-    tokens = (authenticator.create_session("b", "u:a"), authenticator.create_session(*case))
-    sessions = [authenticator.validate_token(token) for token in tokens]
-    return len({session.rate_limit_key for session in sessions if session}) == 2
+    tokens = (authenticator.create_session("b", "u:a"), authenticator.create_session(agent, user))
+    return len({authenticator.validate_token(token).rate_limit_key for token in tokens}) == 2
 
 
-def itself(authenticator: MCPSessionAuthenticator, _: Any) -> MCPSessionAuthenticator:
-    return authenticator
-
-
-def another(_: MCPSessionAuthenticator, store: InMemorySessionStore) -> MCPSessionAuthenticator:
-    return MCPSessionAuthenticator(session_store=store, max_concurrent_sessions=1)
-
-
-@limit("revoke_all_sessions", itself, [another])
-def test_all_sessions_are_revoked(revoker: Callable[..., MCPSessionAuthenticator]) -> bool:
-    store = InMemorySessionStore()
-    authenticator = MCPSessionAuthenticator(session_store=store)
-    token = authenticator.create_session("agent")
-    revoker(authenticator, store).revoke_all_sessions("agent")
+@limit("revoke_all_sessions", "the same", ["another"])
+def test_all_sessions_are_revoked(revoker):
+    store, authenticator, token = opened()
+    other = MCPSessionAuthenticator(session_store=store)
+    (authenticator if revoker == "the same" else other).revoke_all_sessions("agent")
     return authenticator.validate_token(token) is None
 
 
-@limit("max_concurrent_sessions", itself, [another])
-def test_sessions_are_counted(second: Callable[..., MCPSessionAuthenticator]) -> bool:
-    store = InMemorySessionStore()
-    first = MCPSessionAuthenticator(session_store=store, max_concurrent_sessions=1)
-    first.create_session("agent")
-    counting = second(first, store)
+@limit("max_concurrent_sessions", "the same", ["another"])
+def test_sessions_are_counted(second):
+    store, authenticator, _ = opened(max_concurrent_sessions=1)
+    other = MCPSessionAuthenticator(session_store=store, max_concurrent_sessions=1)
+    counting = authenticator if second == "the same" else other
     known = counting.active_session_count == 1
     return known or raises(RuntimeError, lambda: counting.create_session("agent"))
 
 
 class KeepingStore(InMemorySessionStore):
-    def delete(self, _session_id: str) -> bool:
+    def delete(self, _session_id):
         return False
 
 
 @limit("deletes that fail", InMemorySessionStore(), [KeepingStore()])
-def test_a_revocation_is_reported_as_it_went(store: InMemorySessionStore) -> bool:
-    authenticator = MCPSessionAuthenticator(session_store=store)
-    token = authenticator.create_session("agent")
+def test_a_revocation_is_reported_as_it_went(store):
+    _, authenticator, token = opened(session_store=store)
     return authenticator.revoke_session(token) == (store.get(token) is None)
 
 
 @limit("weak tokens", " ", ["1", "password"])
-def test_a_weak_token_is_refused(token: str) -> bool:
+def test_a_weak_token_is_refused(token):
     return refused(lambda: MCPSessionAuthenticator().bootstrap_session("admin", token, ttl=DAY))

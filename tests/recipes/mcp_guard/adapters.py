@@ -4,23 +4,14 @@
 import asyncio
 import json
 import logging
-import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar
-from fractions import Fraction
-from functools import cache, lru_cache, partial
-from itertools import count
-from math import inf
+from functools import cache
 from typing import Any
 
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped, unused-ignore]
-from jsonschema.exceptions import ValidationError  # type: ignore[import-untyped, unused-ignore]
-from jsonschema.validators import extend, validator_for  # type: ignore[import-untyped, unused-ignore]
-from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped, unused-ignore]
+from jsonschema_rs import FancyRegexOptions, ValidationError, validator_for
 from mcp import MCPError
-from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from .checks import Validate
 from .guard import Guard
@@ -28,9 +19,6 @@ from .options import require
 from .secrets import redact
 
 logger = logging.getLogger("mcp_guard")
-
-_MAX_STEPS = 100_000  # keywords of a schema that are looked at for the arguments of one call
-_steps: ContextVar[Iterator[int]] = ContextVar("_steps")
 
 
 class ToolFailure(Exception):  # noqa: N818 - it never leaves the adapters
@@ -41,22 +29,20 @@ def validator(schema: Any, *, opens_json: bool = False) -> Validate:
     """Return what checks arguments against a tool's input schema; None refuses them all.
 
     If the SDK opens JSON in a string, for parameters that are no strings, it is opened here first,
-    so that the tool gets what was checked.
+    so that the tool gets what was checked. A schema elsewhere is never fetched.
     """
 
     @cache
-    def checker() -> Any:  # when it is needed: what is wrong with the schema refuses the call then
-        kind = _bounded(validator_for(schema, Draft202012Validator))
-        return kind(schema, registry=REGISTRY)  # which never fetches a schema
+    def compiled() -> Any:  # when it is needed: what is wrong with the schema refuses the call then
+        return _compiled(schema)
 
     def validate(arguments: dict[str, Any]) -> dict[str, Any]:
         if schema is None:
             raise ValueError("The server has no such tool now.")
         if opens_json:
             arguments = _opened(arguments, schema.get("properties", {}))
-        _steps.set(count())
-        for error in checker().iter_errors(arguments):
-            raise ValueError(f"The arguments are not valid: {_said(error)}.")
+        if not compiled().is_valid(arguments):
+            raise ValueError(f"The arguments are not valid: {_wrong(schema, arguments)}.")
         return arguments
 
     return validate
@@ -65,112 +51,32 @@ def validator(schema: Any, *, opens_json: bool = False) -> Validate:
 no_such_tool = validator(None)
 
 
-def _bounded(kind: Any) -> Any:
-    """Return *kind* of validator, but for what takes too long in it or refuses cents."""
-    own: dict[str, Any] = {
-        "pattern": _pattern,
-        "uniqueItems": _unique,
-        "anyOf": _any_of,
-        "oneOf": _one_of,
-    }
-    own |= {"patternProperties": _pattern_properties, "additionalProperties": _additional}
-    own["multipleOf"] = _multiple_of
-    known = kind.VALIDATORS
-    own["items"] = partial(_items, known.get("items"))
-    return extend(kind, {key: _counted(own.get(key, known[key])) for key in known})
-
-
-def _counted(keyword: Callable[..., Any]) -> Callable[..., Any]:
-    def check(*args: Any) -> Any:
-        if next(_steps.get()) >= _MAX_STEPS:
-            raise ValueError("The arguments take too many steps to check.")
-        return keyword(*args)
-
-    return check
-
-
-def _items(otherwise: Any, validator: Any, items: Any, instance: Any, schema: Any) -> Any:
-    # A long list of plain values, as of numbers, is looked at in one step.
-    kind = items.get("type") if type(items) is dict and items.keys() <= {"type", "title"} else None
-    plain = type(kind) is str and type(instance) is list
-    if plain and all(validator.is_type(item, kind) for item in instance):
-        return ()
-    return otherwise(validator, items, instance, schema)
-
-
-def _pattern(validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[Any]:
-    if validator.is_type(instance, "string") and not _search(pattern)(instance):
-        yield ValidationError("")
-
-
-def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if not validator.is_type(instance, "object"):
-        return
-    others = schema.get("additionalProperties", True)
-    for name in instance:
-        matching = [pattern for pattern in patterns if _search(pattern)(name)]
-        for pattern in matching:
-            yield from validator.descend(instance[name], patterns[pattern], path=name)
-        if matching or name in schema.get("properties", ()):
-            continue
-        if others is False:
-            yield ValidationError("")
-        else:
-            yield from validator.descend(instance[name], others, path=name)
-
-
-def _additional(validator: Any, others: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if "patternProperties" not in schema:  # it goes by these, and is looked at with them
-        yield from Draft202012Validator.VALIDATORS["additionalProperties"](
-            validator, others, instance, schema
-        )
-
-
-@lru_cache
-def _search(pattern: str) -> Callable[[str], Any]:
-    """Return a search with pydantic's engine, whose time is linear and whose $ is the very end."""
+def _compiled(schema: Any) -> Any:
+    # Expressions take linear time, but for those with back references, which have a bound.
+    regex = FancyRegexOptions(backtrack_limit=100_000)
     try:
-        schema = core_schema.str_schema(pattern=pattern, regex_engine="rust-regex")
-        return SchemaValidator(schema).isinstance_python
-    except SchemaError:  # it has no look-around
-        with suppress(re.error):
-            search = re.compile(pattern).search
-            # pydantic 2.12 gives every Decimal this one, which takes the cube of its zeros.
-            if pattern.startswith(r"^(?!^[-+.]*$)[+-]?0*"):
-                return lambda text: len(text) <= 100 and search(text)
-            return search
-        return lambda _: True  # no expression of either: the tool has to check it
+        return validator_for(
+            schema, offline=True, validate_formats=False, mask="it", pattern_options=regex
+        )
+    except (ValueError, TypeError) as error:
+        text = f"{error}".splitlines()[0]
+        raise ValueError(f"The tool's input schema cannot be used: {text:.200}.") from None
 
 
-def _multiple_of(validator: Any, divisor: Any, instance: Any, _: Any) -> Iterator[Any]:
-    # As decimal text, which JSON is: binary fractions make 19.99 no multiple of 0.01.
-    finite = validator.is_type(instance, "number") and abs(instance) < inf
-    if finite and Fraction(str(instance)) % Fraction(str(divisor)):
-        yield ValidationError("")
-
-
-def _unique(validator: Any, unique: bool, instance: Any, _: Any) -> Iterator[Any]:
-    # The SDK's sets name it. jsonschema compares each item with each, unless they can be sorted.
-    if not (unique and validator.is_type(instance, "array")):
-        return
-    if len({json.dumps(item, sort_keys=True) for item in instance}) < len(instance):
-        yield ValidationError("")
-
-
-def _valid(validator: Any, schemas: list[Any], instance: Any) -> Iterator[bool]:
-    # Up to the first error of each. jsonschema collects them all: in a tree of tagged unions that
-    # takes time and memory in two to the power of its depth.
-    return (next(validator.descend(instance, schema), None) is None for schema in schemas)
-
-
-def _any_of(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Iterator[Any]:
-    if not any(_valid(validator, schemas, instance)):
-        yield ValidationError("")
-
-
-def _one_of(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Iterator[Any]:
-    if sum(_valid(validator, schemas, instance)) != 1:
-        yield ValidationError("")
+def _wrong(schema: dict[str, Any], arguments: dict[str, Any]) -> str:
+    """Say what is wrong without repeating a value, which may be long or a secret."""
+    # Only where nothing refers to another part: where unions hold themselves, collecting the errors
+    # of each branch takes time in two to the power of their depth.
+    properties = schema.get("properties", {})
+    flat = {name: part for name, part in properties.items() if '"$ref"' not in json.dumps(part)}
+    others = properties.keys() - flat.keys()
+    shallow = {key: schema[key] for key in ("required", "additionalProperties") if key in schema}
+    try:
+        _compiled({**shallow, "properties": dict.fromkeys(others, True) | flat}).validate(arguments)
+    except ValidationError as error:
+        where = ".".join(map(str, error.instance_path))
+        return redact(f"{where}: {error.message}" if where else error.message)[:300]
+    return f"{', '.join(sorted(others & arguments.keys())) or 'they'}: not as the schema says"
 
 
 def _opened(arguments: dict[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,14 +88,6 @@ def _opened(arguments: dict[str, Any], properties: Mapping[str, Any]) -> dict[st
                 if inner is None or type(inner) in (dict, list):
                     opened[name] = inner
     return opened
-
-
-def _said(error: Any) -> str:
-    """Say what is wrong without repeating the value, which may be long or a secret."""
-    if error.validator in ("required", "additionalProperties"):
-        return redact(error.message)[:200]
-    where = ".".join(map(str, error.absolute_path)) or "they"
-    return f"{redact(where)[:100]} must have {error.validator} {error.validator_value!r:.100}"
 
 
 async def governed(

@@ -9,14 +9,13 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from agent_mcp_governance import MCPAuditSink, MCPMetricsRecorder
 
 from .decisions import Decision
-from .flow import Lock, Part, Pool, Step
+from .flow import Lock, Part, Pool
 from .secrets import redact, redact_tree
 
 logger = logging.getLogger("mcp_guard")
@@ -104,7 +103,7 @@ class Trail:
     ) -> None:
         """Write to *sink*, in *pool* if it blocks, what *redact* leaves, in *max_chars* each."""
         self._redact, self._max_chars = redact, max_chars
-        self._record = Part(sink, pool, "record")
+        self.sink = Part(sink, pool, "record", self.failed)
         self._lock = Lock()
         self.failures = 0
         self.unrecorded: deque[dict[str, Any]] = deque(maxlen=100)
@@ -130,15 +129,17 @@ class Trail:
             "direction": check.direction,
             "agent_id": check.caller and redact(check.caller),
             "tool_name": check.tool and redact(check.tool)[:128],
-            "parameters": redact_tree(check.params, redact, by_key=True),
+            "parameters": check.params and redact_tree(check.params, redact, by_key=True),
             "allowed": decision.allowed,
             "stage": decision.stage,
             "reason": redact(decision.reason),
-            "detail": redact(check.detail),
+            "detail": check.detail and redact(check.detail),
             "findings": [redact(finding) for finding in check.findings],
             "approval_status": check.approval,
             "would_refuse": [redact(refusal) for refusal in check.would_refuse],
         }
+        if 12 * len(repr(entry)) < self._max_chars:  # JSON has twelve for a character at most
+            return entry
         for name in ("parameters", "findings", "would_refuse", "detail", "reason"):
             if len(json.dumps(entry)) <= self._max_chars:
                 break
@@ -148,11 +149,7 @@ class Trail:
                 text = text[: len(text) * 7 // 8]
         return entry
 
-    def step(self, entry: dict[str, Any]) -> Step:
-        """Return the step that writes *entry*."""
-        return self._record(entry)._replace(failed=partial(self.failed, entry))
-
-    def failed(self, entry: dict[str, Any], error: BaseException) -> None:
+    def failed(self, error: BaseException, entry: dict[str, Any]) -> None:
         """Keep *entry*, which the sink did not take, as far as is known."""
         logger.error("the audit sink failed: %s", type(error).__name__)
         with suppress(TimeoutError), self._lock:

@@ -11,11 +11,11 @@ from agent_mcp_governance import ApprovalStatus, ResponsePolicy
 
 from .audit import Check
 from .decisions import Decision, Limits, Stage
-from .flow import Part, PartError, Steps
+from .flow import Failed, Part, Steps
 from .options import ToolRules
 from .patterns import Patterns
-from .plain import path, plain_copy, texts
-from .secrets import redact_tree
+from .plain import Copy, places, plain_copy, texts
+from .secrets import may_hold_secrets, redact_tree
 
 Validate = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -60,9 +60,9 @@ class Checks:
         name = self._identify(check, caller, tool)
         yield from self._take(check, "rate_limit", "Too many calls", self.limiter, name)
         rules, patterns = self._look_up(check, tool)
-        copied = self._copy(params, extra or {}, rules)
-        check.params = copied
-        self._match(check, rules, patterns, copied)
+        copy = self._copy(params, extra or {}, rules)
+        copied = check.params = copy.value
+        self._match(check, rules, patterns, copy)
         arguments = {key: copied[key] for key in copied if key not in (extra or ())}
         if validate:
             try:
@@ -70,7 +70,7 @@ class Checks:
             except ValueError as error:
                 raise Refused("params", f"{error}") from None
             # What JSON in a string opens to may be no plain JSON: NaN, half a surrogate pair.
-            arguments = arguments if valid == arguments else self._copy(valid, {}, rules)
+            arguments = arguments if valid == arguments else self._copy(valid, {}, rules).value
         yield from self._take(check, "budget", "The call budget is spent", self.budget, name)
         if rules.needs_approval or self.approve_all:
             yield from self._approve(check, {**copied, **arguments})
@@ -87,13 +87,15 @@ class Checks:
             raise Refused("response", f"The response is refused: {over}.", f"{size} of them")
         cap = rules.max_response_chars or self.limits.max_response_chars
         try:
-            copied = plain_copy(content, cap, self.limits)
+            copy = plain_copy(content, cap, self.limits)
         except ValueError as error:
             raise Refused("response", f"The response is refused: {error}.") from None
-        shown = redact_tree(copied, self.redact)
-        if shown != copied:
-            check.findings.append("secret")
-        yield from self._detect(check, rules, str(tool), shown)
+        shown = copy.value
+        if may_hold_secrets(copy.strings, self.redact):
+            shown = redact_tree(copy.value, self.redact)
+            check.findings += ["secret"] if shown != copy.value else []
+        if self.detectors:
+            yield from self._detect(check, rules, str(tool), shown)
         return Decision(True, "allowed", "Returned.", content=shown)
 
     def denied(self, caller: str, tool: object) -> str:
@@ -124,54 +126,52 @@ class Checks:
     def _take(
         self, check: Check, stage: Stage, reason: str, counter: Part, caller: str
     ) -> Steps[None]:
-        try:
-            granted = yield counter(caller)
-        except PartError as error:
-            self._refuse(check, stage, "Calls cannot be counted now: try again later.", f"{error}")
-        else:
-            if granted is not True:
-                allowed = f" ({counter.allowance} are allowed)" if counter.allowance else ""
-                self._refuse(check, stage, f"{reason}{allowed}: try again later.")
+        granted = yield counter, (caller,)
+        if type(granted) is Failed:
+            reason = "Calls cannot be counted now: try again later."
+            self._refuse(check, stage, reason, granted.error)
+        elif granted is not True:
+            allowed = f" ({counter.allowance} are allowed)" if counter.allowance else ""
+            self._refuse(check, stage, f"{reason}{allowed}: try again later.")
 
     def _look_up(self, check: Check, tool: object) -> tuple[ToolRules, Patterns]:
         if why := self.denied(check.caller or "", tool):
             self._refuse(check, "allow_list", "This tool is not allowed.", why)
         return self.rules.get(str(tool), self.other)
 
-    def _copy(self, params: object, extra: Mapping[str, Any], rules: ToolRules) -> dict[str, Any]:
+    def _copy(self, params: object, extra: Mapping[str, Any], rules: ToolRules) -> Copy:
         cap = rules.max_params_chars or self.limits.max_params_chars
         if type(params) is not dict or extra.keys() & params.keys():
             raise Refused("params", "The arguments are no JSON object, or have a reserved name.")
         try:
-            copied: dict[str, Any] = plain_copy({**params, **extra}, cap, self.limits)
+            return plain_copy({**params, **extra}, cap, self.limits)
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
-        return copied
 
-    def _match(self, check: Check, rules: ToolRules, patterns: Patterns, params: Any) -> None:
+    def _match(self, check: Check, rules: ToolRules, patterns: Patterns, copy: Copy) -> None:
         try:
-            found = list(texts(params, self.limits))
-            match = patterns.find(found, self.redact)
+            match = patterns.find(texts(copy.value, self.limits))
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
         if match:
-            self._refuse(check, "pattern", "The arguments are not allowed.", match)
-        # From the innermost, so that what is said is the very place.
-        for text, link in reversed(found) if rules.refuse_secrets else ():
-            if redact_tree(text, self.redact) != text:
-                where = f"at {path(link, self.redact)}"
-                self._refuse(check, "secret", "The arguments hold a secret.", where)
-                break
+            where = next(at for text, at in places(copy.value, self.redact) if text == match[1])
+            detail = f"{where} matches {match[0]!r}"
+            self._refuse(check, "pattern", "The arguments are not allowed.", detail)
+        if rules.refuse_secrets and may_hold_secrets(copy.strings, self.redact):
+            found = places(copy.value, self.redact)
+            secret = [at for text, at in found if redact_tree(text, self.redact) != text]
+            if secret:  # the last, which is within the others or beside them
+                detail = f"at {secret[-1]}"
+                self._refuse(check, "secret", "The arguments hold a secret.", detail)
 
     def _approve(self, check: Check, params: dict[str, Any]) -> Steps[None]:
         if self.observe or not self.approver:
             self._refuse(check, "approval", "A person has to approve this.", "nobody was asked")
             return
         # Its own copy: what it changes must not reach the tool.
-        try:
-            answer = yield self.approver(check.caller, check.tool, deepcopy(params))
-        except PartError as error:
-            raise Refused("approval", "The approver failed.", f"{error}") from None
+        answer = yield self.approver, (check.caller, check.tool, deepcopy(params))
+        if type(answer) is Failed:
+            raise Refused("approval", "The approver failed.", answer.error)
         # Not isinstance: an object can lie about its class.
         if type(answer) is not ApprovalStatus:
             detail = f"a {type(answer).__name__}, no ApprovalStatus"
@@ -183,11 +183,10 @@ class Checks:
     def _detect(self, check: Check, rules: ToolRules, tool: str, content: Any) -> Steps[None]:
         found: list[str] = []
         for detector in self.detectors:
-            try:
-                said = yield detector(tool, content)
-            except PartError as error:
-                said = f"a detector failed: {error}"
-            if not isinstance(said, (str, list, tuple)):
+            said = yield detector, (tool, content)
+            if type(said) is Failed:
+                said = f"a detector failed: {said.error}"
+            elif not isinstance(said, (str, list, tuple)):
                 said = f"a detector returned a {type(said).__name__}, no list"
             found += [said] if isinstance(said, str) else [f"{finding}" for finding in said]
         check.findings += [self.redact(finding)[:100] for finding in found[:20]]

@@ -10,9 +10,9 @@ import contextvars
 import inspect
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,26 +21,16 @@ T = TypeVar("T")
 LOCK_TIMEOUT = 1.0  # seconds; no lock of ours is held for longer than a few look-ups
 
 
-class Step(NamedTuple):
-    """One thing that may wait: *call* it, in a thread of *pool* or here; await what it returns.
-
-    If the check is cancelled meanwhile, what is awaited is too, unless *failed* is to hear of it.
-    """
-
-    call: Callable[[], Any]
-    pool: "Pool | None"
-    failed: Callable[[BaseException], None] | None = None
-
+Step = tuple["Part", tuple[Any, ...]]
+"""One thing that may wait: a part, and what it is called with."""
 
 Steps = Generator[Step, Any, T]
 
 
-class PartError(Exception):
-    """A part that was plugged in failed. Its text, which can hold a secret, is not repeated."""
+class Failed(NamedTuple):
+    """What a step comes to whose part failed. The error's text, which can hold a secret, is not."""
 
-    def __init__(self, error: BaseException) -> None:
-        """Name the type of *error*."""
-        super().__init__(type(error).__name__)
+    error: str  # its type
 
 
 class Lock:
@@ -74,7 +64,7 @@ class Pool:
         self._pid, self._free = os.getpid(), threading.BoundedSemaphore(self._size)
         self._threads = ThreadPoolExecutor(self._size, "mcp_guard")  # it starts none yet
 
-    def submit(self, call: Callable[[], T]) -> Future[T]:
+    def submit(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run *call* in a thread, with this thread's context variables; return its future."""
         if self._pid != os.getpid():  # a forked child has none of the threads
             self._open()
@@ -82,7 +72,7 @@ class Pool:
         if not free.acquire(blocking=False):
             raise RuntimeError(f"{self._size} threads wait already")
         try:
-            future = self._threads.submit(contextvars.copy_context().run, call)
+            future = self._threads.submit(contextvars.copy_context().run, call, *args)
         except BaseException:
             free.release()
             raise
@@ -91,18 +81,34 @@ class Pool:
 
 
 class Part:
-    """A part that was plugged in. It runs in *pool*, unless async or not ``blocking``."""
+    """A part that was plugged in. It runs in *pool*, unless async or not ``blocking``.
 
-    def __init__(self, part: Any, pool: Pool, method: str = "__call__") -> None:
-        """Take *method* of *part*."""
-        self._method = getattr(part, method)
-        here = inspect.iscoroutinefunction(part) or inspect.iscoroutinefunction(self._method)
+    If a check is cancelled meanwhile, what is awaited is too, unless *failed* is to hear of it.
+    """
+
+    def __init__(
+        self,
+        part: Any,
+        pool: Pool,
+        method: str = "__call__",
+        failed: Callable[..., None] | None = None,
+    ) -> None:
+        """Take *method* of *part*; *failed* gets what it raises, and what it was called with."""
+        self.call = getattr(part, method)
+        here = inspect.iscoroutinefunction(part) or inspect.iscoroutinefunction(self.call)
         self.allowance = f"{getattr(part, 'allowance', '')}"
         self.pool = None if here or getattr(part, "blocking", True) is False else pool
+        self.failed = failed
 
-    def __call__(self, *args: Any) -> Step:
-        """Return the step that calls it with *args*."""
-        return Step(partial(self._method, *args), self.pool)
+    def failure(self, error: BaseException, args: tuple[Any, ...]) -> Failed:
+        """Return what the step comes to with *error*, once *failed* has heard of it."""
+        if self.failed:
+            self.failed(error, *args)
+        return Failed(type(error).__name__)
+
+
+# What a part raises, or what it waited for: it is not the check that is cancelled here.
+_FAILURES = (Exception, asyncio.CancelledError)
 
 
 def drive(steps: Steps[T]) -> T:
@@ -110,7 +116,7 @@ def drive(steps: Steps[T]) -> T:
 
     def after(step: Step) -> Step:  # a try within the loop has a line that no handler covers
         try:
-            result = _sync(step)
+            result = _call(*step)
         except BaseException as error:  # noqa: BLE001 - the steps raise it again
             return steps.throw(error)
         return steps.send(result)
@@ -132,7 +138,9 @@ async def adrive(steps: Steps[T]) -> T:
         step = next(steps)
         while True:
             try:
-                result = await _async(step)
+                result = _begin(*step)
+                if asyncio.isfuture(result):
+                    result = await _result(step[0], result)
             except BaseException as error:  # noqa: BLE001, PERF203 - the steps raise it again
                 step = steps.throw(error)
             else:
@@ -141,86 +149,77 @@ async def adrive(steps: Steps[T]) -> T:
         return done.value  # type: ignore[no-any-return]
 
 
-def start(step: Step) -> None:
-    """Run *step* and wait for nothing that it returns: that goes on in the event loop, if any."""
+def start(part: Part, args: tuple[Any, ...]) -> None:
+    """Run *part* and wait for nothing that it returns: that goes on in the event loop, if any."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        _sync(step)
+        _call(part, args)
     else:
-        _begin(step)
+        _begin(part, args)
 
 
-@contextmanager
-def _failing(failed: Callable[[BaseException], None] | None) -> Iterator[None]:
-    """Raise PartError instead of what a part raises, once *failed* has heard of it."""
+def _call(part: Part, args: tuple[Any, ...]) -> Any:
     try:
-        yield
-    except PartError:
-        raise
-    # It is not us who are cancelled here, but what the part waited for.
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
-        if failed:
-            failed(error)
-        raise PartError(error) from None
-
-
-def _call(step: Step) -> Any:
-    with _failing(step.failed):
-        return step.call()
-
-
-def _sync(step: Step) -> Any:
-    with _failing(step.failed):
-        result = step.call()
+        result = part.call(*args)
         if inspect.iscoroutine(result):
             result.close()  # else Python warns that it was never awaited
-        if inspect.isawaitable(result):
+        if hasattr(result, "__await__"):
             raise TypeError("an async part in the sync form")
-        return result
-
-
-async def _async(step: Step) -> Any:
-    result = _begin(step)
-    if not asyncio.isfuture(result):
-        return result
-    try:
-        await asyncio.wait({result})  # unlike await, it tells our being cancelled from the part's
-    except BaseException:
-        if not step.failed:
-            with suppress(RuntimeError):  # the loop is closed
-                result.cancel()
-        raise
-    with _failing(None):
-        return result.result()
+    except _FAILURES as error:
+        return part.failure(error, args)
+    return result
 
 
 _kept: set[asyncio.Future[Any]] = set()  # though nobody may await them: an event loop forgets
 
 
-def _begin(step: Step) -> Any:
-    """Run *step* in this event loop; return its result, or the future that will have it."""
-    with _failing(step.failed):
-        if step.pool is None:
-            result = step.call()
-            if not inspect.isawaitable(result):
+def _begin(part: Part, args: tuple[Any, ...]) -> Any:
+    """Run *part* in this event loop; return its result, or the future that will have it."""
+    try:
+        if part.pool is None:
+            result = part.call(*args)
+            if not hasattr(result, "__await__"):
                 return result
         else:
-            result = _finish(step.pool.submit(partial(_call, step)))
+            result = _finish(part.pool.submit(_attempt, part, args))
         future = asyncio.ensure_future(result)
+    except _FAILURES as error:
+        return part.failure(error, args)
     _kept.add(future)
-    future.add_done_callback(partial(_end, step.failed))
+    future.add_done_callback(partial(_end, part, args))
     return future
+
+
+def _attempt(part: Part, args: tuple[Any, ...]) -> Any:
+    try:
+        return part.call(*args)
+    except _FAILURES as error:  # not left to the future, which takes no StopIteration
+        return part.failure(error, args)
 
 
 async def _finish(thread: Future[Any]) -> Any:
     result = await asyncio.wrap_future(thread)
-    return await result if inspect.isawaitable(result) else result
+    return await result if hasattr(result, "__await__") else result
 
 
-def _end(failed: Callable[[BaseException], None] | None, future: asyncio.Future[Any]) -> None:
+def _end(part: Part, args: tuple[Any, ...], future: asyncio.Future[Any]) -> None:
     _kept.discard(future)
     # Ask for the exception in any case, else asyncio logs its text, which can hold a secret.
     error = asyncio.CancelledError() if future.cancelled() else future.exception()
-    if failed and error and not isinstance(error, PartError):
-        failed(error)
+    if error:
+        part.failure(error, args)
+
+
+async def _result(part: Part, future: asyncio.Future[Any]) -> Any:
+    try:
+        await asyncio.wait({future})  # unlike await, it tells our being cancelled from the part's
+    except BaseException:
+        if not part.failed:
+            with suppress(RuntimeError):  # the loop is closed
+                future.cancel()
+        raise
+    try:
+        return future.result()
+    except _FAILURES as error:  # of which it has heard
+        return Failed(type(error).__name__)

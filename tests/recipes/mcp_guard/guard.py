@@ -5,7 +5,6 @@ import logging
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from types import EllipsisType
 from typing import Any
 
@@ -14,7 +13,7 @@ from agent_mcp_governance import GovernancePolicy, MCPAuditSink, MCPMetricsRecor
 from .audit import Check, Meter, Trail
 from .checks import Checks, Refused, Validate
 from .decisions import Approver, Decision, Detector, Limits, RateLimiter
-from .flow import Part, PartError, Pool, Steps, adrive, drive, start
+from .flow import Failed, Part, Pool, Steps, adrive, drive, start
 from .options import ToolRules, check_options, rules_by_tool
 from .patterns import Patterns
 from .secrets import redact
@@ -153,7 +152,9 @@ class Guard:
             The decision. When it is allowed, run the tool with ``decision.params``. What ends the
             process, such as ``KeyboardInterrupt``, is raised once it is audited.
         """
-        return drive(self._audited(Check("call"), caller, tool, params, extra, validate))
+        check = Check("call")
+        steps = self._checks.call(check, caller, tool, params, extra, validate)
+        return drive(self._audited(check, steps))
 
     async def acheck_call(
         self,
@@ -170,7 +171,9 @@ class Guard:
         for a part that may wait. What ends the task, such as ``CancelledError``, is raised once it
         is audited; budget that was being taken meanwhile may be spent.
         """
-        return await adrive(self._audited(Check("call"), caller, tool, params, extra, validate))
+        check = Check("call")
+        steps = self._checks.call(check, caller, tool, params, extra, validate)
+        return await adrive(self._audited(check, steps))
 
     def check_response(
         self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
@@ -184,7 +187,9 @@ class Guard:
             The decision. When it is allowed, return ``decision.content``. What ends the process is
             raised once it is audited.
         """
-        return drive(self._audited(Check("response"), caller, tool, content, blobs))
+        check = Check("response")
+        steps = self._checks.response(check, caller, tool, content, blobs)
+        return drive(self._audited(check, steps))
 
     async def acheck_response(
         self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
@@ -193,40 +198,36 @@ class Guard:
 
         *caller*, *tool*, *content* and *blobs* are as there, and the rest as in ``acheck_call``.
         """
-        return await adrive(self._audited(Check("response"), caller, tool, content, blobs))
+        check = Check("response")
+        steps = self._checks.response(check, caller, tool, content, blobs)
+        return await adrive(self._audited(check, steps))
 
-    def _audited(self, check: Check, *args: Any) -> Steps[Decision]:
-        """Check what *args* are and write down once what is decided, whatever happens meanwhile."""
+    def _audited(self, check: Check, steps: Steps[Decision]) -> Steps[Decision]:
+        """Run *steps* and write down once what is decided, whatever happens meanwhile."""
         entry = None
         try:
-            decision = yield from self._decided(check, *args)
+            try:
+                decision = yield from steps
+            except Refused as refusal:
+                check.detail = refusal.detail
+                decision = Decision(False, refusal.stage, refusal.reason)
+            except Exception as error:  # noqa: BLE001 - a guard that breaks has to refuse
+                # The text of an exception can hold a secret: only its type is said.
+                logger.error("the guard failed: %s", type(error).__name__)
+                check.detail = type(error).__name__
+                decision = Decision(False, "error", "The guard failed.")
             decision, entry = self.audit.entry(check, decision)
-            yield self.audit.step(entry)
-        except PartError:  # the sink, for others' failures are decided above
-            if decision.allowed:
+            written = yield self.audit.sink, (entry,)
+            if type(written) is Failed and decision.allowed:
                 reason = "It could not be written to the audit log."
                 decision = Decision(False, "audit", reason)
         except BaseException as error:
             if entry is None:  # nothing can be waited for any more
                 decision = Decision(False, "cancelled", "The check was interrupted.")
-                with suppress(PartError):
-                    start(self.audit.step(self.audit.entry(check, decision)[1]))
+                start(self.audit.sink, (self.audit.entry(check, decision)[1],))
                 self.metrics.count(check, decision)
             elif not isinstance(error, (CancelledError, GeneratorExit)):  # or the sink goes on
-                self.audit.failed(entry, error)
+                self.audit.failed(error, entry)
             raise
         self.metrics.count(check, decision)
         return decision
-
-    def _decided(self, check: Check, *args: Any) -> Steps[Decision]:
-        steps = self._checks.call if check.direction == "call" else self._checks.response
-        try:
-            return (yield from steps(check, *args))
-        except Refused as refusal:
-            check.detail = refusal.detail
-            return Decision(False, refusal.stage, refusal.reason)
-        except Exception as error:  # noqa: BLE001 - a guard that breaks has to refuse
-            # The text of an exception can hold a secret: only its type is said.
-            logger.error("the guard failed: %s", type(error).__name__)
-            check.detail = type(error).__name__
-            return Decision(False, "error", "The guard failed.")

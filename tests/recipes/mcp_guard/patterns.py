@@ -4,11 +4,9 @@
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from agent_mcp_governance import GovernancePolicy, PatternType
-
-from .plain import Link, path
 
 Pattern = str | tuple[str, PatternType]
 
@@ -48,24 +46,25 @@ class Patterns:
             if kind is not substring
         ]
 
-    def find(self, texts: Iterable[tuple[str, Link]], redact: Callable[[str], str]) -> str:
-        """Return which pattern matches where, in words that *redact* has seen, or nothing.
+    def find(self, texts: Iterable[str]) -> tuple[str, str] | None:
+        """Return a pattern that matches, and in which of *texts*.
 
         Raises:
             ValueError: A text is far longer in its NFKC form.
         """
-        forms = [form for text, link in texts for form in _forms(text, link)]
+        forms = {text: text for text in texts}
+        forms = {_normal(text): text for text in forms if not text.isascii()} | forms
         # One search of all of them first: there is seldom anything, and the kernel lowers the
         # case of its text again for each pattern.
-        suspicious = self._substrings.matches_pattern("\0".join([text for text, _ in forms]))
-        for text, link in forms if suspicious else ():
-            if found := self._substrings.matches_pattern(text):
-                return f"{path(link, redact)} matches {found[0]!r}"
+        suspicious = self._substrings.matches_pattern("\0".join(forms))
+        for form, text in forms.items() if suspicious else ():
+            if found := self._substrings.matches_pattern(form):
+                return found[0], text
         for pattern, expression in self._expressions:
-            for text, link in forms:
-                if expression.search(text):
-                    return f"{path(link, redact)} matches {pattern!r}"
-        return ""
+            for form, text in forms.items():
+                if expression.search(form):
+                    return pattern, text
+        return None
 
 
 def _expression(pattern: str, kind: PatternType) -> str:
@@ -76,15 +75,15 @@ def _expression(pattern: str, kind: PatternType) -> str:
     return rf"\A{fnmatch.translate(f'*{pattern}')}"
 
 
-def _forms(text: str, link: Link) -> list[tuple[str, Link]]:
-    if text.isascii() or unicodedata.is_normalized("NFKC", text):
-        return [(text, link)]
+def _normal(text: str) -> str:
+    if unicodedata.is_normalized("NFKC", text):
+        return text
     if len(text) > 100:
         _check_marks(text)
     normal = unicodedata.normalize("NFKC", text)
     if len(normal) > 4 * len(text) + 100:  # U+FDFA stands for 18 characters
         raise ValueError("with characters that stand for many others")
-    return [(text, link), (normal, link)]
+    return normal
 
 
 def _check_marks(text: str) -> None:

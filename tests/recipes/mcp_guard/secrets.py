@@ -9,7 +9,7 @@ JSON's escapes, is not found.
 import json
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -161,66 +161,75 @@ def redact(text: str) -> str:
     return text
 
 
-def redact_tree(value: Any, redact: Callable[[str], str] = redact, *, by_key: bool = False) -> Any:
+def may_hold_secrets(strings: list[str], redact: Callable[[str], str]) -> bool:
+    """Return whether ``redact_tree`` may change a value that has these keys and *strings*."""
+    return [redact(text) for text in strings] != strings or _hides("".join(strings))
+
+
+def redact_tree(
+    value: Any, redact: Callable[[str], str] = redact, *, by_key: bool = False, hide: bool = False
+) -> Any:
     """Return a copy of *value*, plain JSON, with what *redact* leaves of every key and string.
 
     A string that is JSON text is opened, because an escape can hide a secret, and written anew if
     there was one. Keys that have become equal are numbered, so that no entry is lost.
 
     With *by_key*, strings and numbers under a key that names a secret are cut out too, and the
-    value of a name-and-value pair with such a name.
+    value of a name-and-value pair with such a name. With *hide*, all of them are.
     """
-    return _Copier(redact, by_key).copy(value)
+    if isinstance(value, dict):
+        return _entries(value, redact, by_key, hide)
+    if isinstance(value, list):
+        return [redact_tree(item, redact, by_key=by_key, hide=hide) for item in value]
+    if value is None or isinstance(value, bool):
+        return value
+    if hide:
+        return PLACEHOLDER
+    return _text(value, redact, by_key) if isinstance(value, str) else value
 
 
-class _Copier(NamedTuple):
-    redact: Callable[[str], str]
-    by_key: bool
+def _entries(
+    value: dict[str, Any], redact: Callable[[str], str], by_key: bool, hide: bool
+) -> dict[str, Any]:
+    copy: dict[str, Any] = {}
+    numbers = count(2)
+    pair = by_key and (_names_a_secret(value.get("name")) or _names_a_secret(value.get("key")))
+    for key, item in value.items():
+        shown = name = _text(key, redact, by_key)
+        while name in copy:
+            name = f"{shown} {next(numbers)}"
+        named = by_key and (_names_a_secret(key) or (pair and key == "value"))
+        copy[name] = redact_tree(item, redact, by_key=by_key, hide=hide or named)
+    return copy
 
-    def copy(self, value: Any, hide: bool = False) -> Any:
-        if isinstance(value, dict):
-            return self.entries(value, hide)
-        if isinstance(value, list):
-            return [self.copy(item, hide) for item in value]
-        if hide and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+
+def _hides(text: str) -> bool:
+    return "\\u" in text or "\\/" in text  # the escapes that can hide a letter of a secret
+
+
+def _text(text: str, redact: Callable[[str], str], by_key: bool) -> str:
+    text = redact(text)
+    if (hides := _hides(text)) or (by_key and text.lstrip()[:1] in ("{", "[", '"')):
+        try:
+            opened = _DECODER.decode(text)
+            shown = redact_tree(opened, redact, by_key=by_key)
+        except RecursionError:
             return PLACEHOLDER
-        return self.text(value) if isinstance(value, str) else value
+        except ValueError:
+            pass
+        else:
+            return text if shown == opened else json.dumps(shown)
+    return _RUN.sub(partial(_run, redact), text) if hides else text
 
-    def entries(self, value: dict[str, Any], hide: bool) -> dict[str, Any]:
-        copy: dict[str, Any] = {}
-        numbers = count(2)
-        pair = self.by_key and any(map(_names_a_secret, (value.get("name"), value.get("key"))))
-        for key, item in value.items():
-            shown = name = self.text(key)
-            while name in copy:
-                name = f"{shown} {next(numbers)}"
-            named = self.by_key and (_names_a_secret(key) or (pair and key == "value"))
-            copy[name] = self.copy(item, hide or named)
-        return copy
 
-    def text(self, text: str) -> str:
-        text = self.redact(text)
-        escaped = "\\u" in text or "\\/" in text  # the escapes that can hide a letter of a secret
-        if (escaped or self.by_key) and text.lstrip()[:1] in ("{", "[", '"'):
-            try:
-                opened = json.loads(text, strict=False, object_pairs_hook=_with_all_pairs)
-                shown = self.copy(opened)
-            except RecursionError:
-                return PLACEHOLDER
-            except ValueError:
-                pass
-            else:
-                return text if shown == opened else json.dumps(shown)
-        return _RUN.sub(self.run, text) if escaped else text
-
-    def run(self, found: re.Match[str]) -> str:
-        """Redact what stands between two quotes of JSON lines, or of JSON in other text."""
-        text = found[0]
-        if "\\u" not in text and "\\/" not in text:
-            return text
-        opened = _ESCAPE.sub(_letter, text)
-        shown = self.redact(opened)
-        return text if shown == opened else json.dumps(shown)[1:-1]
+def _run(redact: Callable[[str], str], found: re.Match[str]) -> str:
+    """Redact what stands between two quotes of JSON lines, or of JSON in other text."""
+    text = found[0]
+    if not _hides(text):
+        return text
+    opened = _ESCAPE.sub(_letter, text)
+    shown = redact(opened)
+    return text if shown == opened else json.dumps(shown)[1:-1]
 
 
 def _letter(escape: re.Match[str]) -> str:
@@ -231,6 +240,9 @@ def _letter(escape: re.Match[str]) -> str:
 def _with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
     entries = dict(pairs)
     return entries if len(entries) == len(pairs) else [{key: item} for key, item in pairs]
+
+
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_with_all_pairs)
 
 
 def _names_a_secret(key: Any) -> bool:
