@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
+from pydoc_data.topics import topics
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -74,6 +75,19 @@ def records(package: Path) -> list[Any]:
         for section in json.loads(text).values():
             found += entries(section)
     return found
+
+
+def passages() -> list[str]:
+    """Return Python's own documentation in passages of over 300 characters.
+
+    It has nothing to do with agents, and nothing about a detector was chosen on it.
+    """
+    found = [""]
+    for paragraph in "\n\n".join(topics.values()).split("\n\n"):
+        found[-1] += f"{paragraph}\n\n"
+        if len(found[-1]) > 300:
+            found.append("")
+    return found[:-1]
 
 
 def load_with_includes(file: Path) -> Any:
@@ -193,6 +207,7 @@ def column(
     """Yield the cells of a detector, in the order of the rows."""
     start = time.perf_counter()
     yield count(refuses, data)
+    yield count(refuses, passages())
     stopped: list[str] = []
     for texts in attacks.values():
         hits = [text for text in texts if refuses(text)]
@@ -245,12 +260,13 @@ def main() -> None:
         " passes alone. In plain prose,\nattacks that it stops alone are a paragraph of their own;"
         " a sample of all wordings.\n"
     )
-    rows = [["ordinary records refused"], *([f"stopped: `{name}`"] for name in attacks)]
+    rows = [["ordinary records refused"], ["passages of Python's documentation refused"]]
+    rows += [[f"stopped: `{name}`"] for name in attacks]
     rows += [[f"{size} kB of ordinary text refused"] for size in (1, 10)]
     rows += [[f"stopped in {size} kB, at the {place}"] for size in SAMPLES for place in PLACES]
     for name, refuses in columns.items():
         cells = column(name, refuses, data, attacks)
-        shown = len(rows) if str(MODELS_OWN) not in name else 1 + len(attacks)
+        shown = len(rows) if str(MODELS_OWN) not in name else 2 + len(attacks)
         for row, cell in zip_longest(rows, islice(cells, shown), fillvalue=""):
             row.append(cell)
     print_markdown(["", *columns], rows)
