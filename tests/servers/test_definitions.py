@@ -8,11 +8,9 @@ from fastmcp.server.transforms.search import RegexSearchTransform
 from mcp_guard.definitions import PoisonedToolError, refuse_poisoned_tools
 from mcp_guard.fastmcp_sdk import definitions
 from support.clients import connected, each_sdk
-from support.servers import add_shop, plain_server
+from support.servers import SHOP, plain_server
 
 from agent_mcp_governance import MCPSecurityScanner
-
-pytestmark = pytest.mark.anyio
 
 READ: dict[str, Any] = {
     "name": "read_note",
@@ -46,13 +44,9 @@ def refuse(*tools: Any, **options: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("description", ORDINARY)
 def test_an_ordinary_definition_passes_and_is_pinned(description: str) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"url": {"type": "string", "description": description}},
-    }
+    schema = {"properties": {"url": {"type": "string", "description": description}}}
     pins = refuse({**READ, "description": description, "inputSchema": schema})
-    assert list(pins) == ["read_note"]
-    assert len(pins["read_note"]) == 64
+    assert [(name, len(pin)) for name, pin in pins.items()] == [("read_note", 64)]
 
 
 def paths(value: Any, *steps: Any) -> list[tuple[Any, ...]]:
@@ -144,7 +138,7 @@ def test_what_is_no_definition_is_refused(tools: Any, match: str) -> None:
 
 @each_sdk
 async def test_what_a_client_lists_can_be_pinned(sdk: str) -> None:
-    async with connected(sdk, add_shop(plain_server(sdk))) as call:
+    async with connected(sdk, plain_server(sdk, *SHOP)) as call:
         listed = [await call.client.list_tools() for _ in range(2)]
     first, again = (getattr(tools, "tools", tools) for tools in listed)
     pins = refuse(*first)
@@ -153,7 +147,7 @@ async def test_what_a_client_lists_can_be_pinned(sdk: str) -> None:
 
 
 async def test_tools_that_fastmcp_does_not_list_can_be_pinned_too() -> None:
-    server = add_shop(plain_server("fastmcp"))
+    server = plain_server("fastmcp", *SHOP)
     server.tool(lambda: "", name="secret", description=f"Add. {TAG}", auth=lambda _context: False)
     with pytest.raises(PoisonedToolError, match="'secret': "):
         refuse(*await definitions(server))

@@ -3,23 +3,21 @@
 import gc
 import itertools
 
-import pytest
 from support.clients import connected, each_sdk, run_ordinary_calls
-from support.servers import Log, add_shop, govern, plain_server, shop_guard
-
-pytestmark = pytest.mark.anyio
+from support.servers import Log, shop
 
 
 @each_sdk
 async def test_five_thousand_calls_in_a_row_pass_and_leave_nothing_behind(sdk: str) -> None:
     log = Log()
-    guard = shop_guard(
+    server = shop(
+        sdk,
         audit_sink=log,
         max_calls_per_window=100,
         window_size=50.0,
         clock=itertools.count().__next__,  # a second for each look
     )
-    async with connected(sdk, govern(add_shop(plain_server(sdk)), guard)) as call:
+    async with connected(sdk, server) as call:
         kept = []
         for _ in range(5):
             await run_ordinary_calls(call, 1_000)

@@ -1,6 +1,7 @@
 """What a client gets of a tool's result."""
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -18,22 +19,19 @@ from mcp.types import (
 )
 from mcp_guard import Limits
 from mcp_guard.adapters import governed
-from support.clients import connected, each_mode, each_sdk
-from support.servers import TOKEN, Log, govern, guard_of, plain_server
-
-pytestmark = pytest.mark.anyio
+from support.clients import Client, connected, each_mode, each_sdk, serving
+from support.servers import TOKEN, Log, govern, guard_of, plain_server, result
 
 
-def giving(sdk: str, make: Callable[[], Any], **options: Any) -> Any:
-    """Return a governed server whose only tool gives what *make* makes."""
-    server = plain_server(sdk)
+def giving(
+    sdk: str, make: Callable[[], CallToolResult], **options: Any
+) -> AbstractAsyncContextManager[Client]:
+    """Connect to a governed server whose only tool gives what *make* makes."""
 
-    @server.tool()
     def give() -> CallToolResult:
-        """Return it."""
-        return make()  # type: ignore[no-any-return]
+        return make()
 
-    return govern(server, guard_of("give", **options))
+    return serving(sdk, give, **options)
 
 
 def result_with(place: str, text: str) -> CallToolResult:
@@ -44,7 +42,12 @@ def result_with(place: str, text: str) -> CallToolResult:
         "audio type": AudioContent(data="AAAA", mime_type=text),
         "block meta": TextContent(text="fine", _meta={"note": text}),
     }
-    structured = {"structured": {"a": [{"b": text}]}, "structured key": {text: 1}}
+    image = {"type": "image", "data": text, "mimeType": "image/png"}
+    structured = {
+        "structured": {"a": [{"b": text}]},
+        "structured key": {text: 1},
+        "structured image": {"content": [image]},  # which is looked into, unlike a block
+    }
     return CallToolResult(
         content=[content.get(place, TextContent(text="fine")), TextContent(text="fine")],
         structured_content=structured.get(place),
@@ -53,19 +56,19 @@ def result_with(place: str, text: str) -> CallToolResult:
     )
 
 
-PLACES = ["text", "link", "resource", "audio type", "block meta", "structured", "structured key"]
+BLOCKS = ["text", "link", "resource", "audio type", "block meta"]
+STRUCTURED = ["structured", "structured key", "structured image"]
 
 
 @each_mode
 @each_sdk
-@pytest.mark.parametrize("place", [*PLACES, "meta"])
+@pytest.mark.parametrize("place", [*BLOCKS, *STRUCTURED, "meta"])
 async def test_a_secret_is_cut_out_wherever_a_result_has_it_and_the_rest_is_sent(
     sdk: str, mode: str, place: str
 ) -> None:
     log = Log()
     given = [result_with(place, f"a {TOKEN} b"), result_with(place, "harmless")]
-    server = giving(sdk, lambda: given.pop(0), audit_sink=log)
-    async with connected(sdk, server, mode) as call:
+    async with giving(sdk, lambda: given.pop(0), mode=mode, audit_sink=log) as call:
         for text in ("a [REDACTED] b", "harmless"):
             sent = (await call("give")).result
             expected = result_with(place, text)
@@ -95,23 +98,13 @@ async def test_images_audio_and_files_are_measured_and_sent_as_they_are(
 ) -> None:
     limits = Limits(max_response_chars=5_000, max_blob_chars=300_000)
     given = [TOKEN + "A" * 99_000, "A" * 100_001]
-    server = giving(sdk, lambda: with_blobs(given[0]), limits=limits)
-    async with connected(sdk, server, mode) as call:
+    async with giving(sdk, lambda: with_blobs(given[0]), mode=mode, limits=limits) as call:
         text, image, file, audio = (await call("give")).result.content
         assert text.text == "here: [REDACTED]"
         assert {image.data, file.resource.blob, audio.data} == {given.pop(0)}
         assert (await call("give")).text.startswith("Refused (response): ")
         given[0] = "A" * 99_000
         assert not (await call("give")).is_error
-
-
-@each_sdk
-async def test_structured_content_that_looks_like_an_image_is_looked_into(sdk: str) -> None:
-    block = {"type": "image", "data": TOKEN, "mimeType": "image/png"}
-    given = CallToolResult(content=[], structured_content={"content": [block]})
-    async with connected(sdk, giving(sdk, lambda: given)) as call:
-        sent = (await call("give")).result.structured_content
-    assert sent == {"content": [{**block, "data": "[REDACTED]"}]}
 
 
 async def test_a_result_of_an_extensions_own_type_is_looked_into() -> None:
@@ -125,14 +118,10 @@ async def test_a_result_of_an_extensions_own_type_is_looked_into() -> None:
 
 @each_sdk
 async def test_a_response_over_its_cap_is_refused_and_the_next_one_is_not(sdk: str) -> None:
-    server = plain_server(sdk)
-
-    @server.tool()
     def rows(count: int) -> str:
-        """Return a table."""
         return "2026-01-31 | 1,250.00 | paid\n" * count
 
-    async with connected(sdk, govern(server, guard_of("rows"))) as call:
+    async with serving(sdk, rows) as call:
         # Twice 116,000 characters: as text and as structured content.
         assert not (await call("rows", count=4_000)).is_error
         refused = await call("rows", count=5_000)
@@ -145,16 +134,13 @@ async def test_a_response_over_its_cap_is_refused_and_the_next_one_is_not(sdk: s
 
 
 async def test_the_result_that_fastmcp_sends_is_the_one_that_is_checked() -> None:
-    server = plain_server("fastmcp")
-
-    @server.tool()
     def hide() -> ToolResult:
         """Keep a protocol result, which fastmcp 4.1 sends, under other fields."""
-        result = ToolResult.from_mcp_result(CallToolResult(content=[TextContent(text=TOKEN)]))
-        result.content = [TextContent(text="fine")]
-        return result
+        kept = ToolResult.from_mcp_result(result(TOKEN))
+        kept.content = [TextContent(text="fine")]
+        return kept
 
-    async with connected("fastmcp", govern(server, guard_of("hide"))) as call:
+    async with serving("fastmcp", hide) as call:
         assert (await call("hide"))[:2] in [(False, "[REDACTED]"), (False, "fine")]
 
 
@@ -164,7 +150,7 @@ class Shortcut(ServerExtension):
     identifier = "com.example/shortcut"
 
     async def intercept_tool_call(self, *_: Any, **__: Any) -> CallToolResult:
-        return CallToolResult(content=[TextContent(text=f"a {TOKEN} b")])
+        return result(f"a {TOKEN} b")
 
 
 async def test_what_a_fastmcp_extension_answers_is_checked() -> None:

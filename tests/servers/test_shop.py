@@ -2,9 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import pytest
 from support.clients import (
     each_mode,
     each_sdk,
@@ -13,9 +11,7 @@ from support.clients import (
     run_ordinary_calls,
     served_over_http,
 )
-from support.servers import SHOP_TOOLS, TOKEN, Log, add_shop, govern, plain_server, shop_guard
-
-pytestmark = pytest.mark.anyio
+from support.servers import SHOP, SHOP_TOOLS, TOKEN, Log, govern, plain_server, shop_guard
 
 
 @each_mode
@@ -23,7 +19,7 @@ pytestmark = pytest.mark.anyio
 async def test_over_stdio_ordinary_calls_pass_and_others_are_refused(
     sdk: str, mode: str, tmp_path: Path
 ) -> None:
-    async with over_stdio(sdk, mode, tmp_path, "approve_small") as call:
+    async with over_stdio(sdk, mode, tmp_path) as call:
         assert await call.tools() == SHOP_TOOLS
         await run_ordinary_calls(call, 200)
         for tool, arguments, stage in [
@@ -53,13 +49,9 @@ async def test_over_stdio_ordinary_calls_pass_and_others_are_refused(
 @each_mode
 @each_sdk
 async def test_over_http_ordinary_calls_pass(sdk: str, mode: str) -> None:
-    log = Log()
-
-    def shop(_address: str) -> Any:
-        guard = shop_guard(audit_sink=log)
-        return govern(add_shop(plain_server(sdk)), guard, allow_anonymous=True)
-
-    async with served_over_http(shop) as url, over_http(sdk, url, mode) as call:
+    log, server = Log(), plain_server(sdk, *SHOP)
+    govern(server, shop_guard(audit_sink=log), allow_anonymous=True)
+    async with served_over_http(lambda _: server) as url, over_http(sdk, url, mode) as call:
         assert await call.tools() == SHOP_TOOLS
         await run_ordinary_calls(call, 200)
         assert (await call("delete_orders")).text.startswith("Refused (allow_list): ")

@@ -20,7 +20,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ElicitResult, TextContent
 
 from support import ROOT
-from support.servers import ordinary_call
+from support.servers import govern, guard_of, ordinary_call, plain_server
 
 MODES = ["auto", "legacy"]  # protocol 2026-07-28, and the handshake before it
 
@@ -82,9 +82,22 @@ async def connected(
 
 
 @asynccontextmanager
-async def over_stdio(sdk: str, mode: str, folder: Path, approver: str) -> AsyncIterator[Client]:
+async def serving(
+    sdk: str, *tools: Callable[..., Any], mode: str = "auto", **options: Any
+) -> AsyncIterator[Client]:
+    """Govern a server of *tools*, all of them allowed, and connect to it.
+
+    *options* are the guard's.
+    """
+    guard = guard_of(*(tool.__name__ for tool in tools), **options)
+    async with connected(sdk, govern(plain_server(sdk, *tools), guard), mode) as call:
+        yield call
+
+
+@asynccontextmanager
+async def over_stdio(sdk: str, mode: str, folder: Path) -> AsyncIterator[Client]:
     """Serve the shop in another process that works in *folder*, and connect to it."""
-    arguments = ["-m", "support.servers", sdk, approver]
+    arguments = ["-m", "support.servers", sdk]
     paths = f"{ROOT / 'tests'}:{ROOT / 'tests' / 'recipes'}"
     with (folder / "stderr.txt").open("w") as errors:
         options: dict[str, Any] = {"env": {"PYTHONPATH": paths}, "cwd": str(folder)}

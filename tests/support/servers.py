@@ -1,10 +1,9 @@
 """The shop of the README on either SDK, and the guard in front of it.
 
-``python -m support.servers mcp|fastmcp APPROVER`` serves it over stdio, and writes what it audits
-to ``audit.jsonl`` in the working directory.
+``python -m support.servers mcp|fastmcp`` serves it over stdio, and writes what it audits to
+``audit.jsonl`` in the working directory.
 """
 
-import asyncio
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -12,9 +11,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
+from fastmcp import FastMCP
 from mcp.server.lowlevel import Server
-from mcp.types import ListToolsResult, Tool
-from mcp_guard import Guard, JsonLinesAuditSink, ToolRules
+from mcp.server.mcpserver import MCPServer
+from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool
+from mcp_guard import Guard, JsonLinesAuditSink, ToolRules, fastmcp_sdk, mcp_sdk
 from pydantic import Field
 
 from agent_mcp_governance import ApprovalStatus, GovernancePolicy
@@ -36,27 +37,30 @@ class Log:
         return [entry["stage"] for entry in self.entries if entry["direction"] == direction]
 
 
-def plain_server(sdk: str, **options: Any) -> Any:
-    """Return an empty server of *sdk*; *options* are those of its constructor."""
-    if sdk == "mcp":
-        from mcp.server.mcpserver import MCPServer
+class Approver:
+    """Approves everything, and keeps what it was shown."""
 
-        return MCPServer("shop", log_level="CRITICAL", **options)
-    from fastmcp import FastMCP
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
 
-    return FastMCP("shop", **options)
+    async def __call__(self, _caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
+        self.seen.append(params)
+        return ApprovalStatus.APPROVED
+
+
+def plain_server(sdk: str, *tools: Callable[..., Any], **options: Any) -> Any:
+    """Return a server of *sdk* with *tools*; *options* are those of its constructor."""
+    quiet = {"log_level": "CRITICAL"} if sdk == "mcp" else {}
+    server = (MCPServer if sdk == "mcp" else FastMCP)("shop", **quiet, **options)
+    for tool in tools:
+        server.tool()(tool)
+    return server
 
 
 def govern(server: Any, guard: Guard, **options: Any) -> Any:
     """Govern *server*, whichever SDK it is of; return it."""
-    if type(server).__module__.startswith("fastmcp"):
-        from mcp_guard import fastmcp_sdk
-
-        fastmcp_sdk.govern(server, guard, **options)
-    else:
-        from mcp_guard import mcp_sdk
-
-        mcp_sdk.govern(server, guard, **options)
+    sdk = fastmcp_sdk if isinstance(server, FastMCP) else mcp_sdk
+    sdk.govern(server, guard, **options)
     return server
 
 
@@ -72,43 +76,38 @@ def guard_of(*tools: str, **options: Any) -> Guard:
     return Guard(policy, **{"audit_sink": Log(), **counts, **options})
 
 
-def add_shop(server: Any) -> Any:
-    """Add four ordinary tools, and one that must never run; return the server."""
+def search(query: str, limit: Annotated[int, Field(ge=1, le=100)] = 10) -> list[str]:
+    """Find products."""
+    return [f"{query} {number}" for number in range(min(limit, 3))]
 
-    @server.tool()
-    def search(query: str, limit: Annotated[int, Field(ge=1, le=100)] = 10) -> list[str]:
-        """Find products."""
-        return [f"{query} {number}" for number in range(min(limit, 3))]
 
-    @server.tool()
-    def refund(
-        order: str, amount: Annotated[int, Field(ge=1)], notes: list[str] | None = None
-    ) -> str:
-        """Pay back an order, in cents."""
-        return f"refunded {amount} of {order} {notes or ''}".strip()
+def refund(order: str, amount: Annotated[int, Field(ge=1)], notes: list[str] | None = None) -> str:
+    """Pay back an order, in cents."""
+    return f"refunded {amount} of {order} {notes or ''}".strip()
 
-    @server.tool()
-    def run_sql(query: str) -> list[dict[str, Any]]:
-        """Query the orders, read-only."""
-        with closing(sqlite3.connect(":memory:")) as orders:
-            orders.row_factory = sqlite3.Row
-            orders.execute("create table orders as select 'A-17' as id, 'Oslo' as city")
-            orders.execute("pragma query_only = on")
-            return [dict(row) for row in orders.execute(query)]
 
-    @server.tool()
-    def send_email(to: str, subject: str, body: str) -> str:
-        """Send an e-mail."""
-        return f"sent to {to}: {subject} ({len(body)} characters)"
+def run_sql(query: str) -> list[dict[str, Any]]:
+    """Query the orders, read-only."""
+    with closing(sqlite3.connect(":memory:")) as orders:
+        orders.row_factory = sqlite3.Row
+        orders.execute("create table orders as select 'A-17' as id, 'Oslo' as city")
+        orders.execute("pragma query_only = on")
+        return [dict(row) for row in orders.execute(query)]
 
-    @server.tool()
-    def delete_orders() -> str:
-        """Delete every order."""
-        Path("deleted").touch()
-        return "deleted"
 
-    return server
+def send_email(to: str, subject: str, body: str) -> str:
+    """Send an e-mail."""
+    return f"sent to {to}: {subject} ({len(body)} characters)"
 
+
+def delete_orders() -> str:
+    """Delete every order."""
+    Path("deleted").touch()
+    return "deleted"
+
+
+# Four ordinary tools, and one that must never run.
+SHOP = [search, refund, run_sql, send_email, delete_orders]
 
 # What a guard could mistake for something else: ids, quotes, code, paths, markup, other scripts.
 TEXTS = [
@@ -134,31 +133,27 @@ def ordinary_call(number: int) -> tuple[str, dict[str, Any]]:
     ][number % 4]
 
 
-def low_level_server(call_tool: Callable[..., Any], **schema: Any) -> Server[Any]:
+def low_level_server(
+    call_tool: Callable[..., Any], schema: Callable[[], dict[str, Any]] = dict
+) -> Server[Any]:
     """Return a low-level server whose only tool is "run", listed on its second page."""
 
     async def list_tools(_ctx: Any, params: Any) -> ListToolsResult:
         if params.cursor is None:
             return ListToolsResult(tools=[], next_cursor="2")
-        return ListToolsResult(tools=[Tool(name="run", input_schema={"type": "object", **schema})])
+        given = {"type": "object", **schema()}
+        return ListToolsResult(tools=[Tool(name="run", input_schema=given)])
 
     return Server("shop", on_list_tools=list_tools, on_call_tool=call_tool)
+
+
+def result(text: str, **fields: Any) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=text)], **fields)
 
 
 def approve_small(_caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
     """Approve refunds up to 5,000 cents."""
     return ApprovalStatus.APPROVED if params["amount"] <= 5_000 else ApprovalStatus.DENIED
-
-
-async def give_up(*_: object) -> ApprovalStatus:
-    """Wait for an answer whose future is cancelled, as a chat library does that disconnects."""
-    answer = asyncio.get_running_loop().create_future()
-    answer.cancel()
-    await answer
-    return ApprovalStatus.APPROVED
-
-
-APPROVERS: dict[str, Callable[..., Any]] = {"approve_small": approve_small, "give_up": give_up}
 
 
 def shop_guard(*more: str, **options: Any) -> Guard:
@@ -167,13 +162,15 @@ def shop_guard(*more: str, **options: Any) -> Guard:
     return guard_of(*SHOP_TOOLS, *more, **{"tools": rules, "approver": approve_small, **options})
 
 
-def main() -> None:
-    sdk, approver = sys.argv[1:]
-    server = add_shop(plain_server(sdk))
-    guard = shop_guard(audit_sink=JsonLinesAuditSink("audit.jsonl"), approver=APPROVERS[approver])
-    govern(server, guard)
+def shop(sdk: str, **options: Any) -> Any:
+    """Return that shop, governed by that guard."""
+    return govern(plain_server(sdk, *SHOP), shop_guard(**options))
+
+
+def main(sdk: str) -> None:
+    server = shop(sdk, audit_sink=JsonLinesAuditSink("audit.jsonl"))
     server.run("stdio", **({"show_banner": False} if sdk == "fastmcp" else {}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
