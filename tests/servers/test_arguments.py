@@ -1,16 +1,15 @@
 """What reaches a tool, an approver and the budget."""
 
 import socket
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 import pytest
-from fastmcp.server.middleware import Middleware
 from mcp.types import CallToolResult
+from mcp_guard import ToolRules
 from mcp_guard.adapters import validator
 from pydantic import BaseModel, Field, TypeAdapter
 from support.clients import connected, each_mode, each_sdk, serving
 from support.servers import (
-    SHOP,
     TOKEN,
     Approver,
     Log,
@@ -20,37 +19,29 @@ from support.servers import (
     plain_server,
     result,
     shop,
-    shop_guard,
 )
 
 from agent_mcp_governance import ApprovalStatus
 
-NOT_VALID = "Refused (params): The arguments are not valid: "
-
 
 @each_sdk
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ({"order": "A-17", "amount": -500}, "amount: it is less than the minimum of 1"),
-        ({"order": "A-17", "amount": "40"}, 'amount: it is not of type "integer"'),
-        ({"order": ["hunter22"], "amount": 40}, 'order: it is not of type "string"'),
-        ({"order": "A-17"}, '"amount" is a required property'),
-    ],
-    ids=["too small", "a string", "a list", "missing"],
-)
-async def test_invalid_arguments_reach_no_approver_and_cost_no_budget(
-    sdk: str, arguments: dict[str, Any], reason: str
-) -> None:
-    approver, log = Approver(), Log()
+async def test_invalid_arguments_reach_no_approver_and_cost_no_budget(sdk: str) -> None:
+    approver, log, valid = Approver(), Log(), {"order": "A-17", "amount": 40}
     server = shop(sdk, approver=approver, audit_sink=log, max_tool_calls=1)
     async with connected(sdk, server) as call:
-        assert (await call("refund", **arguments))[:2] == (True, f"{NOT_VALID}{reason}.")
-        assert not (await call("refund", order="A-17", amount=40)).is_error
-        assert (await call("refund", order="A-17", amount=40)).text.startswith("Refused (budget)")
-    assert approver.seen == [{"order": "A-17", "amount": 40}]
-    assert log.stages() == ["params", "allowed", "budget"]
-    assert "hunter22" not in log.entries[0]["reason"]
+        for wrong, reason in [
+            ({"order": "A-17"}, '"amount" is a required property'),
+            ({**valid, "amount": -500}, "amount: it is less than the minimum of 1"),
+            ({**valid, "amount": "40"}, 'amount: it is not of type "integer"'),
+            ({**valid, "order": ["hunter22"]}, 'order: it is not of type "string"'),
+        ]:
+            words = f"Refused (params): The arguments are not valid: {reason}."
+            assert (await call("refund", **wrong))[:2] == (True, words)
+        assert not (await call("refund", **valid)).is_error
+        assert (await call("refund", **valid)).text.startswith("Refused (budget)")
+    assert approver.seen == [valid]
+    assert log.stages() == [*["params"] * 4, "allowed", "budget"]
+    assert "hunter22" not in str([entry["reason"] for entry in log.entries])
 
 
 # JSON in a string, which the official SDK opens.
@@ -58,31 +49,24 @@ async def test_invalid_arguments_reach_no_approver_and_cost_no_budget(
 
 @each_mode
 async def test_json_in_a_string_is_opened_before_anybody_sees_it(mode: str) -> None:
-    approver = Approver()
-    async with connected("mcp", shop("mcp", approver=approver), mode) as call:
-        told = await call("refund", order="A-17", amount=40, notes='["late", "\\u0062roken"]')
-        assert told[:2] == (False, "refunded 40 of A-17 ['late', 'broken']")
-        escaped = await call("refund", order="A-17", amount=40, notes='["..\\/..\\/x"]')
-        assert escaped.text.startswith("Refused (pattern)")
-        for wrong in ('{"a": 1}', "[1]", "[" * 900 + "]" * 900):
-            refused = await call("refund", order="A-17", amount=40, notes=wrong)
-            assert refused.text.startswith("Refused (params)")
-    assert [params["notes"] for params in approver.seen] == [["late", "broken"]]
-
-
-async def test_json_in_a_string_opens_to_nothing_that_json_itself_cannot_say() -> None:
     def echo(numbers: list[float], more: Any = None) -> str:
         return f"{numbers} {more}"
 
-    log = Log()
-    async with serving("mcp", echo, audit_sink=log) as call:
+    approver = Approver()
+    options = {"approver": approver, "tools": {"echo": ToolRules(needs_approval=True)}}
+    async with serving("mcp", echo, mode=mode, **options) as call:
         told = await call("echo", numbers="[1.5]", more='["\\ud83d\\ude00"]')
-        assert told.text == "[1.5] ['😀']"
-        for numbers, more in [("[NaN]", ""), ("[1e999]", ""), ("[]", "[-Infinity]")]:
-            assert (await call("echo", numbers=numbers, more=more)).is_error
-        refused = await call("echo", numbers=[], more='["\\ud83d"]')
-        assert refused.text.endswith("no plain JSON, for half of a surrogate pair in it.")
-    assert log.stages() == ["allowed"] + ["params"] * 4
+        assert told[:2] == (False, "[1.5] ['😀']")
+        escaped = await call("echo", numbers="[]", more='["..\\/..\\/x"]')
+        assert escaped.text.startswith("Refused (pattern)")
+        for wrong in ('{"a": 1}', '["a"]', "[" * 900 + "]" * 900):
+            assert (await call("echo", numbers=wrong)).text.startswith("Refused (params)")
+        # What JSON itself cannot say.
+        for unsaid in ("[NaN]", "[1e999]", "[-Infinity]", '["\\ud83d"]'):
+            assert (await call("echo", numbers=unsaid)).text.startswith("Refused (params)")
+            refused = await call("echo", numbers="[]", more=unsaid)
+            assert refused.text.startswith("Refused (params)")
+    assert approver.seen == [{"numbers": [1.5], "more": ["😀"]}]
 
 
 @each_sdk
@@ -102,12 +86,10 @@ async def test_json_for_a_parameter_that_is_a_string_stays_a_string(sdk: str) ->
 async def test_a_tool_runs_with_what_was_checked_not_with_what_it_became(sdk: str) -> None:
     requests: list[Any] = []
 
-    class Outer(Middleware):
+    async def outer(context: Any, call_next: Any) -> Any:
         """Other code in the server, that keeps a request and changes it."""
-
-        async def __call__(self, context: Any, call_next: Any) -> Any:
-            requests.append(context)
-            return await call_next(context)
+        requests.append(context)
+        return await call_next(context)
 
     async def approver(*_: object) -> ApprovalStatus:
         sent = requests[-1]
@@ -115,9 +97,9 @@ async def test_a_tool_runs_with_what_was_checked_not_with_what_it_became(sdk: st
         arguments["order"] = "../secrets"
         return ApprovalStatus.APPROVED
 
-    server = plain_server(sdk, *SHOP)
-    server.middleware.append(Outer())
-    async with connected(sdk, govern(server, shop_guard(approver=approver))) as call:
+    server = shop(sdk, approver=approver)
+    server.middleware.insert(0, outer)
+    async with connected(sdk, server) as call:
         assert (await call("refund", order="A-17", amount=40)).text == "refunded 40 of A-17"
 
 
@@ -144,16 +126,12 @@ async def test_a_tool_that_changes_at_run_time_is_checked_by_what_it_is_now(sdk:
 
 async def test_each_version_of_a_fastmcp_tool_has_its_own_schema() -> None:
     server = plain_server("fastmcp")
-    server.tool(lambda value: value + 1, name="next", version="1", output_schema=None)
-
-    @server.tool(name="next", version="2", output_schema=None)
-    def following(value: str) -> str:
-        return value + "+"
-
+    server.tool(lambda old: f"old {old}", name="next", version="1", output_schema=None)
+    server.tool(lambda new: f"new {new}", name="next", version="2", output_schema=None)
     async with connected("fastmcp", govern(server, guard_of("next"))) as call:
-        assert (await call("next", value="a")).text == "a+"
-        old = await call.client.call_tool("next", {"value": 1}, version="1")
-        assert old.content[0].text == "2"
+        assert (await call("next", new="a")).text == "new a"
+        old = await call.client.call_tool("next", {"old": "a"}, version="1")
+        assert old.content[0].text == "old a"
 
 
 # Schemas, some of which are hostile.
@@ -163,18 +141,17 @@ def matching(pattern: str) -> Any:
     return Annotated[str, Field(json_schema_extra={"pattern": pattern})]
 
 
-class Leaf(BaseModel):
-    kind: Literal["leaf"]
-
-
 class Branch(BaseModel):
     kind: Literal["branch"]
-    below: Annotated[Union[Leaf, "Branch", "Twig"], Field(discriminator="kind")] | None = None
+    below: "Tree | None" = None
 
 
 class Twig(BaseModel):
     kind: Literal["twig"]
-    below: Annotated[Union[Leaf, Branch, "Twig"], Field(discriminator="kind")] | None = None
+    below: "Tree | None" = None
+
+
+Tree = Annotated[Branch | Twig, Field(discriminator="kind")]
 
 
 def branches(last: str) -> dict[str, Any]:
@@ -201,12 +178,7 @@ KINDS = {
     "set": (set[int | float | str], [MIXED], [[*MIXED, 7]], "it has non-unique elements."),
     "keys": (dict[WORDS, int], [{"two words": 2}], [{"two words": "2"}], NO_INTEGER),
     "long key": (dict[WORDS, int], [{}], [{"a" * 90_000 + "!": 1}], "should match pattern"),
-    "deep unions": (
-        Twig | Branch,
-        [branches("leaf")],
-        [branches("bush")],
-        "not as the schema says",
-    ),
+    "deep unions": (Tree, [branches("twig")], [branches("bush")], "not as the schema says"),
 }
 
 
@@ -250,22 +222,14 @@ async def test_a_low_level_server_gets_valid_arguments_only_and_json_as_it_was_s
     assert ran == [{"a": "[1]"}]
 
 
-@pytest.mark.parametrize(
-    ("others", "name", "reason"),
-    [
-        (False, "a-b", r"Additional properties are not allowed \('a-b' was unexpected\)"),
-        ({"type": "null"}, "a-b", 'a-b: it is not of type "null"'),
-        (True, "x-", "they: not as the schema says"),
-    ],
-)
-def test_names_that_match_no_pattern_of_a_schema_are_additional(
-    others: Any, name: str, reason: str
-) -> None:
+@pytest.mark.parametrize("others", [False, {"type": "null"}])
+def test_names_that_match_no_pattern_of_a_schema_are_additional(others: Any) -> None:
     names = {"^x-": {"type": "integer"}, r"^\p{L}$": {"type": "integer"}}
     validate = validator({"patternProperties": names, "additionalProperties": others})
     assert validate({"é": 1, "x-a": 1}) == {"é": 1, "x-a": 1}
-    with pytest.raises(ValueError, match=f"not valid: {reason}"):
-        validate({name: ""})
+    for name in ("a-b", "x-", "é"):
+        with pytest.raises(ValueError, match=r"The arguments are not valid: .*\w"):
+            validate({name: ""})
 
 
 def test_no_half_of_a_secret_is_said_of_arguments_that_are_not_valid() -> None:

@@ -5,7 +5,7 @@ import asyncio
 import anyio
 import pytest
 from mcp_guard import ToolRules
-from support.clients import connected, each_mode, each_sdk, serving
+from support.clients import connected, each_sdk_and_mode, serving
 from support.servers import Log, shop
 
 from agent_mcp_governance import ApprovalStatus
@@ -19,8 +19,7 @@ async def give_up(*_: object) -> ApprovalStatus:
     return ApprovalStatus.APPROVED
 
 
-@each_mode
-@each_sdk
+@each_sdk_and_mode
 async def test_an_approver_that_is_given_up_denies_and_the_connection_stays(
     sdk: str, mode: str
 ) -> None:
@@ -31,8 +30,7 @@ async def test_an_approver_that_is_given_up_denies_and_the_connection_stays(
             assert (await call("search", query="tea")).text
 
 
-@each_mode
-@each_sdk
+@each_sdk_and_mode
 @pytest.mark.parametrize("tool", ["delete", "slow"])
 async def test_a_server_survives_a_call_that_its_client_gives_up(
     sdk: str, mode: str, tool: str

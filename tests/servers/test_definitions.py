@@ -27,22 +27,23 @@ READ: dict[str, Any] = {
 }
 WRITE = {"name": "write_note", "description": "Write a note.", "inputSchema": {"type": "object"}}
 
-ORDINARY = [
-    "Get an issue; format: JSON. See https://docs.example.com/rest?page=1 for the fields.",
-    "Send email to a customer, or post to a channel, as curl would.",
-    "یادداشت می‌خواند",
-    "Who is in the picture: 👨‍👩‍👧",
-    "Call this before `get_docs`; you must pass an id, such as <org>/<project>.",
-    "Runs `SELECT` only; $(…) and ${x} are not expanded.",
-    "",
-]
-
 
 def refuse(*tools: Any, **options: Any) -> dict[str, str]:
     return refuse_poisoned_tools(tools, server_name="notes", **options)
 
 
-@pytest.mark.parametrize("description", ORDINARY)
+@pytest.mark.parametrize(
+    "description",
+    [
+        "Get an issue; format: JSON. See https://docs.example.com/rest?page=1 for the fields.",
+        "Send email to a customer, or post to a channel, as curl would.",
+        "یادداشت می‌خواند",
+        "Who is in the picture: 👨‍👩‍👧",
+        "Call this before `get_docs`; you must pass an id, such as <org>/<project>.",
+        "Runs `SELECT` only; $(…) and ${x} are not expanded.",
+        "",
+    ],
+)
 def test_an_ordinary_definition_passes_and_is_pinned(description: str) -> None:
     schema = {"properties": {"url": {"type": "string", "description": description}}}
     pins = refuse({**READ, "description": description, "inputSchema": schema})

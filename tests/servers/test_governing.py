@@ -8,7 +8,7 @@ import pytest
 from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 from fastmcp.server.transforms.search import RegexSearchTransform
 from mcp_guard import ToolRules, fastmcp_sdk, mcp_sdk
-from support.clients import connected, each_mode, each_sdk
+from support.clients import connected, each_sdk, each_sdk_and_mode
 from support.servers import SHOP, TOKEN, Log, govern, guard_of, plain_server, shop, shop_guard
 
 
@@ -43,8 +43,7 @@ def test_a_wrong_set_up_says_so(module: Any) -> None:
         module.govern(own, guard_of("a"))
 
 
-@each_mode
-@each_sdk
+@each_sdk_and_mode
 async def test_the_list_of_tools_is_what_the_caller_may_call_whenever_a_tool_was_added(
     sdk: str, mode: str
 ) -> None:

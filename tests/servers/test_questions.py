@@ -4,15 +4,9 @@ from typing import Any
 
 import fastmcp
 import pytest
-from mcp import MCPError
+from mcp import MCPError, types
 from mcp.server.mcpserver import Context
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
-from mcp.types import (
-    CallToolResult,
-    ElicitRequest,
-    ElicitRequestFormParams,
-    InputRequiredResult,
-)
 from mcp_guard import ToolRules
 from support.clients import connected, each_sdk
 from support.servers import (
@@ -29,17 +23,17 @@ from support.servers import (
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}}
 
 
-def question(message: str, state: str = "started") -> InputRequiredResult:
-    params = ElicitRequestFormParams(message=message, requested_schema=SCHEMA)
-    return InputRequiredResult(
-        input_requests={"pick": ElicitRequest(params=params)}, request_state=state
+def question(message: str, state: str = "started") -> types.InputRequiredResult:
+    params = types.ElicitRequestFormParams(message=message, requested_schema=SCHEMA)
+    return types.InputRequiredResult(
+        input_requests={"pick": types.ElicitRequest(params=params)}, request_state=state
     )
 
 
 def asking_server(sdk: str, guard: Any, message: str) -> Any:
     """A server whose tool asks the client for a path."""
 
-    async def ask(ctx: Any, note: str = "") -> str | InputRequiredResult:
+    async def ask(ctx: Any, note: str = "") -> str | types.InputRequiredResult:
         if ctx.input_responses is None:
             return question(message)
         return f"read {ctx.input_responses['pick'].content['path']} {note}{ctx.request_state}"
@@ -53,9 +47,10 @@ async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str
     approver, log = Approver(), Log()
     rules = {"ask": ToolRules(needs_approval=True)}
     guard = guard_of("ask", tools=rules, approver=approver, audit_sink=log)
-    server = asking_server(sdk, guard, "Which note?")
+    server = asking_server(sdk, guard, f"Which note of {TOKEN}?")
     async with connected(sdk, server, says={"path": "todo.txt"}) as call:
         assert (await call("ask", note="!"))[:2] == (False, "read todo.txt !started")
+        assert ["Which note of [REDACTED]?" in question for question in call.asked] == [True]
     answers = {"pick": {"action": "accept", "content": {"path": "todo.txt"}}}
     answered = {"note": "!", "inputResponses": answers, "requestState": "started"}
     assert approver.seen == [{"note": "!"}, answered]
@@ -66,21 +61,11 @@ async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str
     assert "secrets" not in str(approver.seen[2:])
 
 
-@each_sdk
-async def test_a_question_without_its_secrets_is_still_a_question(sdk: str) -> None:
-    server = asking_server(sdk, guard_of("ask"), f"Which note of {TOKEN}?")
-    asked: list[str] = []
-    async with connected(sdk, server, says={"path": "todo.txt"}, asked=asked) as call:
-        assert (await call("ask")).text == "read todo.txt started"
-    assert len(asked) == 1
-    assert "Which note of [REDACTED]?" in asked[0]
-
-
 # The SDK leaves it to such a server: without the guard a client writes it as it likes.
 async def test_the_state_of_a_low_level_server_is_its_own() -> None:
     states: list[str | None] = []
 
-    async def call_tool(_ctx: Any, params: Any) -> CallToolResult | InputRequiredResult:
+    async def call_tool(_ctx: Any, params: Any) -> types.CallToolResult | types.InputRequiredResult:
         states.append(params.request_state)
         if params.request_state is None:
             return question("Which?", "may refund 10")

@@ -1,46 +1,26 @@
 """What a client gets of a tool's result."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 from fastmcp.server.extensions import ServerExtension
 from fastmcp.tools.base import ToolResult
-from mcp.types import (
-    AudioContent,
-    BlobResourceContents,
-    CallToolResult,
-    EmbeddedResource,
-    ImageContent,
-    ResourceLink,
-    TextContent,
-    TextResourceContents,
-)
+from mcp import types
 from mcp_guard import Limits
 from mcp_guard.adapters import governed
-from support.clients import Client, connected, each_mode, each_sdk, serving
+from support.clients import connected, each_sdk_and_mode, serving
 from support.servers import TOKEN, Log, govern, guard_of, plain_server, result
 
 
-def giving(
-    sdk: str, make: Callable[[], CallToolResult], **options: Any
-) -> AbstractAsyncContextManager[Client]:
-    """Connect to a governed server whose only tool gives what *make* makes."""
-
-    def give() -> CallToolResult:
-        return make()
-
-    return serving(sdk, give, **options)
-
-
-def result_with(place: str, text: str) -> CallToolResult:
+def result_with(place: str, text: str) -> types.CallToolResult:
     content = {
-        "text": TextContent(text=text),
-        "link": ResourceLink(name="n", uri=f"file:///{text}"),
-        "resource": EmbeddedResource(resource=TextResourceContents(uri="file:///n", text=text)),
-        "audio type": AudioContent(data="AAAA", mime_type=text),
-        "block meta": TextContent(text="fine", _meta={"note": text}),
+        "text": types.TextContent(text=text),
+        "link": types.ResourceLink(name="n", uri=f"file:///{text}"),
+        "resource": types.EmbeddedResource(
+            resource=types.TextResourceContents(uri="file:///n", text=text)
+        ),
+        "audio type": types.AudioContent(data="AAAA", mime_type=text),
+        "block meta": types.TextContent(text="fine", _meta={"note": text}),
     }
     image = {"type": "image", "data": text, "mimeType": "image/png"}
     structured = {
@@ -48,8 +28,11 @@ def result_with(place: str, text: str) -> CallToolResult:
         "structured key": {text: 1},
         "structured image": {"content": [image]},  # which is looked into, unlike a block
     }
-    return CallToolResult(
-        content=[content.get(place, TextContent(text="fine")), TextContent(text="fine")],
+    return types.CallToolResult(
+        content=[
+            content.get(place, types.TextContent(text="fine")),
+            types.TextContent(text="fine"),
+        ],
         structured_content=structured.get(place),
         is_error=place == "text",
         _meta={"note": text if place == "meta" else "fine"},
@@ -60,15 +43,18 @@ BLOCKS = ["text", "link", "resource", "audio type", "block meta"]
 STRUCTURED = ["structured", "structured key", "structured image"]
 
 
-@each_mode
-@each_sdk
+@each_sdk_and_mode
 @pytest.mark.parametrize("place", [*BLOCKS, *STRUCTURED, "meta"])
 async def test_a_secret_is_cut_out_wherever_a_result_has_it_and_the_rest_is_sent(
     sdk: str, mode: str, place: str
 ) -> None:
     log = Log()
     given = [result_with(place, f"a {TOKEN} b"), result_with(place, "harmless")]
-    async with giving(sdk, lambda: given.pop(0), mode=mode, audit_sink=log) as call:
+
+    def give() -> types.CallToolResult:
+        return given.pop(0)
+
+    async with serving(sdk, give, mode=mode, audit_sink=log) as call:
         for text in ("a [REDACTED] b", "harmless"):
             sent = (await call("give")).result
             expected = result_with(place, text)
@@ -79,32 +65,32 @@ async def test_a_secret_is_cut_out_wherever_a_result_has_it_and_the_rest_is_sent
     assert [entry["findings"] for entry in log.entries[1::2]] == [["secret"], []]
 
 
-def with_blobs(blob: str) -> CallToolResult:
-    resource = BlobResourceContents(uri="file:///n", blob=blob)
-    return CallToolResult(
+def with_blobs(blob: str) -> types.CallToolResult:
+    resource = types.BlobResourceContents(uri="file:///n", blob=blob)
+    return types.CallToolResult(
         content=[
-            TextContent(text=f"here: {TOKEN}"),
-            ImageContent(data=blob, mime_type="image/png"),
-            EmbeddedResource(resource=resource),
-            AudioContent(data=blob, mime_type="audio/wav"),
+            types.TextContent(text=f"here: {TOKEN}"),
+            types.ImageContent(data=blob, mime_type="image/png"),
+            types.EmbeddedResource(resource=resource),
+            types.AudioContent(data=blob, mime_type="audio/wav"),
         ]
     )
 
 
-@each_mode
-@each_sdk
+@each_sdk_and_mode
 async def test_images_audio_and_files_are_measured_and_sent_as_they_are(
     sdk: str, mode: str
 ) -> None:
+    def give(count: int) -> types.CallToolResult:
+        return with_blobs(TOKEN + "A" * count)
+
     limits = Limits(max_response_chars=5_000, max_blob_chars=300_000)
-    given = [TOKEN + "A" * 99_000, "A" * 100_001]
-    async with giving(sdk, lambda: with_blobs(given[0]), mode=mode, limits=limits) as call:
-        text, image, file, audio = (await call("give")).result.content
+    async with serving(sdk, give, mode=mode, limits=limits) as call:
+        text, image, file, audio = (await call("give", count=99_000)).result.content
         assert text.text == "here: [REDACTED]"
-        assert {image.data, file.resource.blob, audio.data} == {given.pop(0)}
-        assert (await call("give")).text.startswith("Refused (response): ")
-        given[0] = "A" * 99_000
-        assert not (await call("give")).is_error
+        assert {image.data, file.resource.blob, audio.data} == {TOKEN + "A" * 99_000}
+        assert (await call("give", count=100_001)).text.startswith("Refused (response): ")
+        assert not (await call("give", count=99_000)).is_error
 
 
 async def test_a_result_of_an_extensions_own_type_is_looked_into() -> None:
@@ -116,20 +102,6 @@ async def test_a_result_of_an_extensions_own_type_is_looked_into() -> None:
     assert sent["content"][0]["data"] == "[REDACTED]"
 
 
-@each_sdk
-async def test_a_response_over_its_cap_is_refused_and_the_next_one_is_not(sdk: str) -> None:
-    def rows(count: int) -> str:
-        return "2026-01-31 | 1,250.00 | paid\n" * count
-
-    async with serving(sdk, rows) as call:
-        # Twice 116,000 characters: as text and as structured content.
-        assert not (await call("rows", count=4_000)).is_error
-        refused = await call("rows", count=5_000)
-        cap = "Refused (response): The response is refused: over 250000 characters."
-        assert refused[:2] == (True, cap)
-        assert not (await call("rows", count=1)).is_error
-
-
 # What only fastmcp has.
 
 
@@ -137,7 +109,7 @@ async def test_the_result_that_fastmcp_sends_is_the_one_that_is_checked() -> Non
     def hide() -> ToolResult:
         """Keep a protocol result, which fastmcp 4.1 sends, under other fields."""
         kept = ToolResult.from_mcp_result(result(TOKEN))
-        kept.content = [TextContent(text="fine")]
+        kept.content = [types.TextContent(text="fine")]
         return kept
 
     async with serving("fastmcp", hide) as call:
@@ -149,7 +121,7 @@ class Shortcut(ServerExtension):
 
     identifier = "com.example/shortcut"
 
-    async def intercept_tool_call(self, *_: Any, **__: Any) -> CallToolResult:
+    async def intercept_tool_call(self, *_: Any, **__: Any) -> types.CallToolResult:
         return result(f"a {TOKEN} b")
 
 

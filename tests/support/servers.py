@@ -4,10 +4,8 @@
 ``audit.jsonl`` in the working directory.
 """
 
-import sqlite3
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,12 +85,8 @@ def refund(order: str, amount: Annotated[int, Field(ge=1)], notes: list[str] | N
 
 
 def run_sql(query: str) -> list[dict[str, Any]]:
-    """Query the orders, read-only."""
-    with closing(sqlite3.connect(":memory:")) as orders:
-        orders.row_factory = sqlite3.Row
-        orders.execute("create table orders as select 'A-17' as id, 'Oslo' as city")
-        orders.execute("pragma query_only = on")
-        return [dict(row) for row in orders.execute(query)]
+    """Query the orders, as a database user that may only read."""
+    return [{"id": "A-17", "city": "Oslo", "query": query}]
 
 
 def send_email(to: str, subject: str, body: str) -> str:
@@ -108,29 +102,6 @@ def delete_orders() -> str:
 
 # Four ordinary tools, and one that must never run.
 SHOP = [search, refund, run_sql, send_email, delete_orders]
-
-# What a guard could mistake for something else: ids, quotes, code, paths, markup, other scripts.
-TEXTS = [
-    "card 4111 1111 1111 1111, order 4111111111111111",
-    "Ignore the previous mail, Ana Núñez; the system: prompt is fixed",
-    "`rm -rf build/` and $(date) in the Makefile, as ever...",
-    "https://example.com/a?b=c&token=page-2 and /home/ana/notes.txt",
-    "<b>50%</b> off; format: A4\tlandscape\n",
-    '{"id": "123-45-6789", "lines": ["one\\n", "two\\/"]}',
-    "密钥 مفتاح कुंजी 👨‍👩‍👧",
-    "'; DROP TABLE students; -- as the comic has it",
-]
-
-
-def ordinary_call(number: int) -> tuple[str, dict[str, Any]]:
-    """Return the tool and the arguments of one of many calls that have to pass."""
-    text = TEXTS[number // 4 % len(TEXTS)]
-    return [
-        ("search", {"query": text, "limit": number % 9 + 1}),
-        ("refund", {"order": f"A-{number}", "amount": number % 5_000 + 1}),
-        ("run_sql", {"query": "select * from orders where city <> 'delete'"}),
-        ("send_email", {"to": "ana@example.com", "subject": "Re: order", "body": text}),
-    ][number % 4]
 
 
 def low_level_server(
@@ -162,9 +133,10 @@ def shop_guard(*more: str, **options: Any) -> Guard:
     return guard_of(*SHOP_TOOLS, *more, **{"tools": rules, "approver": approve_small, **options})
 
 
-def shop(sdk: str, **options: Any) -> Any:
-    """Return that shop, governed by that guard."""
-    return govern(plain_server(sdk, *SHOP), shop_guard(**options))
+def shop(sdk: str, *, allow_anonymous: bool = False, **options: Any) -> Any:
+    """Return that shop, governed by that guard, of which *options* are."""
+    guard = shop_guard(**options)
+    return govern(plain_server(sdk, *SHOP), guard, allow_anonymous=allow_anonymous)
 
 
 def main(sdk: str) -> None:
