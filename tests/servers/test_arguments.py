@@ -41,7 +41,7 @@ async def test_invalid_arguments_reach_no_approver_and_cost_no_budget(sdk: str) 
         assert (await call("refund", **valid)).text.startswith("Refused (budget)")
     assert approver.seen == [valid]
     assert log.stages() == [*["params"] * 4, "allowed", "budget"]
-    assert "hunter22" not in str([entry["reason"] for entry in log.entries])
+    assert "hunter22" not in str([entry["reason"] for entry in log])
 
 
 # JSON in a string, which the official SDK opens.
@@ -114,12 +114,11 @@ async def test_a_tool_that_changes_at_run_time_is_checked_by_what_it_is_now(sdk:
 
     server = plain_server(sdk, tool(int))
     async with connected(sdk, govern(server, guard_of("double"))) as call:
-        assert (await call("double", value=2)).text == "4"
-        for kind, value, doubled in [(str, "ab", "abab"), (int, 3, "6")]:
+        for kind, value, doubled in [(int, 2, "4"), (str, "ab", "abab"), (int, 3, "6")]:
             (server if sdk == "mcp" else server.local_provider).remove_tool("double")
             assert (await call("double", value=value)).is_error
             server.tool()(tool(kind))
-            if kind is int:  # the client lists the tools, as a notification tells it to
+            if value == 3:  # the client lists the tools, as a notification tells it to
                 assert await call.tools() == ["double"]
             assert (await call("double", value=value)).text == doubled
 

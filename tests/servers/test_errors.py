@@ -1,6 +1,5 @@
 """What a client gets of an exception that a tool raises."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -58,30 +57,23 @@ class UnspeakableError(Exception):
         raise ValueError(f"no text, but {TOKEN}")
 
 
-async def unserialisable(_ctx: Any, _params: Any) -> Any:
-    return CallToolResult(content=[], structured_content={"a": object()})
-
-
-def raising(error: Exception) -> Callable[..., Any]:
-    async def call_tool(_ctx: Any, _params: Any) -> Any:
-        raise error
-
-    return call_tool
-
-
 @pytest.mark.parametrize(
-    ("handler", "text"),
+    ("outcome", "text"),
     [
-        (raising(RuntimeError(f"cannot use {TOKEN}")), "cannot use [REDACTED]"),
-        (raising(UnspeakableError()), "Refused (response): The response is refused: no plain"),
-        (unserialisable, "protocol error 0: "),
-        (raising(RuntimeError("the disk is full")), "protocol error 0: the disk is full"),
+        (RuntimeError(f"cannot use {TOKEN}"), "cannot use [REDACTED]"),
+        (UnspeakableError(), "Refused (response): The response is refused: no plain JSON, for a"),
+        (RuntimeError("the disk is full"), "protocol error 0: the disk is full"),
+        (CallToolResult(content=[], structured_content={"a": object()}), "protocol error 0: "),
     ],
+    ids=["a secret", "no text", "its own words", "no JSON"],
 )
-async def test_what_a_low_level_handler_raises_is_checked(
-    handler: Callable[..., Any], text: str
-) -> None:
-    server = govern(low_level_server(handler), guard_of("run"))
+async def test_what_a_low_level_handler_raises_is_checked(outcome: Any, text: str) -> None:
+    async def call_tool(_ctx: Any, _params: Any) -> Any:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    server = govern(low_level_server(call_tool), guard_of("run"))
     async with connected("mcp", server, "legacy") as call:
         told = await call("run")
     assert told.is_error

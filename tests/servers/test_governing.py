@@ -65,7 +65,7 @@ async def test_observing_shows_and_runs_what_the_policy_would_refuse(sdk: str) -
         assert await call.tools() == ["a", "b"]
         assert not (await call("b")).is_error
         assert (await call("b", wrong=1)).is_error == (sdk == "fastmcp")  # its schema forbids it
-    assert log.entries[0]["would_refuse"] == ["allow_list: not on the allow list"]
+    assert log[0]["would_refuse"] == ["allow_list: not on the allow list"]
 
 
 @each_sdk
@@ -80,7 +80,7 @@ async def test_resources_and_prompts_are_not_governed(sdk: str) -> None:
     async with connected(sdk, govern(server, guard_of("a", audit_sink=log))) as call:
         assert TOKEN in str(await call.client.read_resource("shop://terms"))
         assert TOKEN in str(await call.client.get_prompt("greet"))
-    assert log.entries == []
+    assert log == []
 
 
 # Calls from tool to tool.
@@ -112,7 +112,7 @@ async def test_the_official_sdk_shows_calls_from_tool_to_tool_to_nobody() -> Non
     server = govern(nested_server("mcp"), guard_of("outer", audit_sink=log))
     async with connected("mcp", server) as call:
         assert "inner ran" in (await call("outer")).text
-    assert {entry["tool_name"] for entry in log.entries} == {"outer"}
+    assert {entry["tool_name"] for entry in log} == {"outer"}
 
 
 # Mounted servers, searches and proxies, which only fastmcp has.

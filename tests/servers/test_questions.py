@@ -54,7 +54,7 @@ async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str
     answers = {"pick": {"action": "accept", "content": {"path": "todo.txt"}}}
     answered = {"note": "!", "inputResponses": answers, "requestState": "started"}
     assert approver.seen == [{"note": "!"}, answered]
-    assert log.entries[2]["parameters"] == answered
+    assert log[2]["parameters"] == answered
 
     async with connected(sdk, server, says={"path": "../secrets"}) as call:
         assert (await call("ask")).text.startswith("Refused (pattern)")

@@ -62,7 +62,7 @@ async def test_a_secret_is_cut_out_wherever_a_result_has_it_and_the_rest_is_sent
             assert sent.content == expected.content
             assert sent.structured_content == expected.structured_content
             assert sent.meta["note"] == expected.meta["note"]
-    assert [entry["findings"] for entry in log.entries[1::2]] == [["secret"], []]
+    assert [entry["findings"] for entry in log[1::2]] == [["secret"], []]
 
 
 def with_blobs(blob: str) -> types.CallToolResult:

@@ -50,12 +50,12 @@ async def test_over_stdio_ordinary_calls_pass_and_others_are_refused(
 async def test_over_http_ordinary_calls_pass(sdk: str, mode: str) -> None:
     log = Log()
     server = served_over_http(shop(sdk, audit_sink=log, allow_anonymous=True))
-    async with server as url, over_http(sdk, url, mode) as call:
+    async with server as url, over_http(url, mode) as call:
         assert await call.tools() == SHOP_TOOLS
         await run_ordinary_calls(call, 64)
         assert (await call("delete_orders")).text.startswith("Refused (allow_list): ")
-    assert len(log.entries) == 129
-    assert {entry["agent_id"] for entry in log.entries} == {"anonymous"}
+    assert len(log) == 129
+    assert {entry["agent_id"] for entry in log} == {"anonymous"}
 
 
 @each_sdk
@@ -67,8 +67,8 @@ async def test_five_thousand_calls_in_a_row_pass_and_leave_nothing_behind(sdk: s
         kept = []
         for _ in range(5):
             await run_ordinary_calls(call, 1_000)
-            assert len(log.entries) == 2_000
-            log.entries.clear()
+            assert len(log) == 2_000
+            log.clear()
             gc.collect()
             kept.append(len(gc.get_objects()))
     assert kept[-1] - kept[0] < 400, kept  # a tenth of an object for each call

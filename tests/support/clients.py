@@ -14,7 +14,6 @@ import httpx2
 import mcp
 import pytest
 import uvicorn
-from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from mcp import MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
@@ -101,21 +100,21 @@ async def serving(
         yield call
 
 
+# Over real transports the official client talks to both: what is sent is the protocol's.
+
+
 @asynccontextmanager
 async def over_stdio(sdk: str, mode: str, folder: Path) -> AsyncIterator[Client]:
     """Serve the shop in another process that works in *folder*, and connect to it."""
-    arguments = ["-m", "support.servers", sdk]
     paths = f"{ROOT / 'tests'}:{ROOT / 'tests' / 'recipes'}"
+    process = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "support.servers", sdk],
+        env={"PYTHONPATH": paths},
+        cwd=folder,
+    )
     with (folder / "stderr.txt").open("w") as errors:
-        options: dict[str, Any] = {"env": {"PYTHONPATH": paths}, "cwd": str(folder)}
-        transport: Any
-        if sdk == "mcp":
-            parameters = StdioServerParameters(command=sys.executable, args=arguments, **options)
-            transport = stdio_client(parameters, errlog=errors)
-        else:
-            options |= {"keep_alive": False, "log_file": errors}
-            transport = StdioTransport(sys.executable, arguments, **options)
-        async with connected(sdk, transport, mode) as client:
+        async with connected("mcp", stdio_client(process, errors), mode) as client:
             yield client
 
 
@@ -133,15 +132,11 @@ async def served_over_http(server: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def over_http(
-    sdk: str, url: str, mode: str = "auto", token: str | None = None
-) -> AsyncIterator[Client]:
+async def over_http(url: str, mode: str = "auto", token: str = "") -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with httpx2.AsyncClient(headers=headers) as http:
-        transport: Any = StreamableHttpTransport(url, headers)
-        if sdk == "mcp":
-            transport = streamable_http_client(url, http_client=http)
-        async with connected(sdk, transport, mode) as client:
+        transport = streamable_http_client(url, http_client=http)
+        async with connected("mcp", transport, mode) as client:
             yield client
 
 

@@ -16,23 +16,16 @@ from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool
 from mcp_guard import Guard, JsonLinesAuditSink, ToolRules, fastmcp_sdk, mcp_sdk
 from pydantic import Field
 
-from agent_mcp_governance import ApprovalStatus, GovernancePolicy
+from agent_mcp_governance import ApprovalStatus
+from support.guards import Entries, make_guard
 
 SHOP_TOOLS = ["search", "refund", "run_sql", "send_email"]
 TOKEN = "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"  # of no account
 
 
-class Log:
-    """An audit sink that keeps its entries."""
-
-    blocking = False
-
-    def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self.record = self.entries.append
-
+class Log(Entries):
     def stages(self, direction: str = "call") -> list[str]:
-        return [entry["stage"] for entry in self.entries if entry["direction"] == direction]
+        return [entry["stage"] for entry in self if entry["direction"] == direction]
 
 
 class Approver:
@@ -63,15 +56,7 @@ def govern(server: Any, guard: Guard, **options: Any) -> Any:
 
 
 def guard_of(*tools: str, **options: Any) -> Guard:
-    """Return a guard that allows *tools*, and a million calls unless *options* say otherwise."""
-    policy = GovernancePolicy(
-        name="shop",
-        allowed_tools=list(tools),
-        blocked_patterns=["../"],
-        max_tool_calls=options.pop("max_tool_calls", 10**6),
-    )
-    counts = {"max_calls_per_window": 10**6, "window_size": 60.0, "budget_period": None}
-    return Guard(policy, **{"audit_sink": Log(), **counts, **options})
+    return make_guard(allowed_tools=list(tools), blocked_patterns=["../"], **options)[0]
 
 
 def search(query: str, limit: Annotated[int, Field(ge=1, le=100)] = 10) -> list[str]:
@@ -118,8 +103,8 @@ def low_level_server(
     return Server("shop", on_list_tools=list_tools, on_call_tool=call_tool)
 
 
-def result(text: str, **fields: Any) -> CallToolResult:
-    return CallToolResult(content=[TextContent(text=text)], **fields)
+def result(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=text)])
 
 
 def approve_small(_caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
