@@ -20,9 +20,7 @@ async def give_up(*_: object) -> ApprovalStatus:
 
 
 @each_sdk_and_mode
-async def test_an_approver_that_is_given_up_denies_and_the_connection_stays(
-    sdk: str, mode: str
-) -> None:
+async def test_an_approver_given_up_denies_and_the_connection_stays(sdk: str, mode: str) -> None:
     async with connected(sdk, shop(sdk, approver=give_up), mode) as call:
         for _ in range(2):
             refused = await call("refund", order="A-17", amount=40)

@@ -147,20 +147,16 @@ async def test_what_a_client_lists_can_be_pinned(sdk: str) -> None:
     assert refuse(*again, pins=pins) == pins
 
 
-async def test_tools_that_fastmcp_does_not_list_can_be_pinned_too() -> None:
+async def test_each_version_and_what_fastmcp_does_not_list_can_be_pinned_too() -> None:
     server = plain_server("fastmcp", *SHOP)
     server.tool(lambda: "", name="secret", description=f"Add. {TAG}", auth=lambda _context: False)
     with pytest.raises(PoisonedToolError, match="'secret': "):
         refuse(*await definitions(server))
     server.local_provider.remove_tool("secret")
+    for version in ("1", "2"):
+        server.tool(lambda: "", name="next", version=version)
+    assert {"next@1", "next@2"} < set(refuse(*await definitions(server)))
     server.add_transform(RegexSearchTransform())
     assert set(refuse(*await definitions(server))) == {"search_tools", "call_tool"}
     found = await definitions(server, ["refund", "no_such_tool"])
     assert set(refuse(*found)) == {"search_tools", "call_tool", "refund"}
-
-
-async def test_each_version_of_a_fastmcp_tool_is_pinned() -> None:
-    server = plain_server("fastmcp")
-    for version in ("1", "2"):
-        server.tool(lambda: "", name="next", version=version)
-    assert set(refuse(*await definitions(server))) == {"next@1", "next@2"}

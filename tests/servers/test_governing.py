@@ -44,9 +44,7 @@ def test_a_wrong_set_up_says_so(module: Any) -> None:
 
 
 @each_sdk_and_mode
-async def test_the_list_of_tools_is_what_the_caller_may_call_whenever_a_tool_was_added(
-    sdk: str, mode: str
-) -> None:
+async def test_the_tools_listed_are_those_that_the_caller_may_call(sdk: str, mode: str) -> None:
     rules = {"b": ToolRules(callers=lambda caller: caller != "stdio")}
     server = govern(server_with(sdk, "a", "b", "c"), guard_of("a", "b", tools=rules))
     async with connected(sdk, server, mode) as call:
@@ -165,8 +163,7 @@ async def test_a_tool_behind_a_search_can_be_allowed_and_is_governed_by_its_name
             ("refund", {"order": "A-17", "amount": -500}, "Refused (params)"),
             ("refund", {"order": "A-17", "amount": 9_000}, "Refused (approval)"),
         ]:
-            refused = await call("call_tool", name=tool, arguments=arguments)
-            assert why in refused.text
+            assert why in (await call("call_tool", name=tool, arguments=arguments)).text
 
 
 async def test_a_proxy_of_another_server_is_governed_before_the_call_leaves() -> None:
@@ -186,6 +183,5 @@ async def test_what_a_cache_of_fastmcp_answers_is_not_governed() -> None:
     server.add_middleware(ResponseCachingMiddleware())
     async with connected("fastmcp", govern(server, shop_guard(audit_sink=log))) as call:
         for _ in range(2):
-            paid = await call("refund", order="A-17", amount=40)
-            assert paid.text == "refunded 40 of A-17"
+            assert (await call("refund", order="A-17", amount=40)).text == "refunded 40 of A-17"
     assert log.stages() == ["allowed"]

@@ -30,24 +30,17 @@ def question(message: str, state: str = "started") -> types.InputRequiredResult:
     )
 
 
-def asking_server(sdk: str, guard: Any, message: str) -> Any:
-    """A server whose tool asks the client for a path."""
-
+@each_sdk
+async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str) -> None:
     async def ask(ctx: Any, note: str = "") -> str | types.InputRequiredResult:
         if ctx.input_responses is None:
-            return question(message)
+            return question(f"Which note of {TOKEN}?")
         return f"read {ctx.input_responses['pick'].content['path']} {note}{ctx.request_state}"
 
     ask.__annotations__["ctx"] = Context if sdk == "mcp" else fastmcp.Context
-    return govern(plain_server(sdk, ask), guard)
-
-
-@each_sdk
-async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str) -> None:
-    approver, log = Approver(), Log()
-    rules = {"ask": ToolRules(needs_approval=True)}
+    approver, log, rules = Approver(), Log(), {"ask": ToolRules(needs_approval=True)}
     guard = guard_of("ask", tools=rules, approver=approver, audit_sink=log)
-    server = asking_server(sdk, guard, f"Which note of {TOKEN}?")
+    server = govern(plain_server(sdk, ask), guard)
     async with connected(sdk, server, says={"path": "todo.txt"}) as call:
         assert (await call("ask", note="!"))[:2] == (False, "read todo.txt !started")
         assert ["Which note of [REDACTED]?" in question for question in call.asked] == [True]

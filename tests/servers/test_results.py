@@ -13,14 +13,14 @@ from support.servers import TOKEN, Log, govern, guard_of, plain_server, result
 
 
 def result_with(place: str, text: str) -> types.CallToolResult:
+    fine, note = types.TextContent(text="fine"), {"note": text}
+    resource = types.TextResourceContents(uri="file:///n", text=text)
     content = {
         "text": types.TextContent(text=text),
         "link": types.ResourceLink(name="n", uri=f"file:///{text}"),
-        "resource": types.EmbeddedResource(
-            resource=types.TextResourceContents(uri="file:///n", text=text)
-        ),
+        "resource": types.EmbeddedResource(resource=resource),
         "audio type": types.AudioContent(data="AAAA", mime_type=text),
-        "block meta": types.TextContent(text="fine", _meta={"note": text}),
+        "block meta": types.TextContent(text="fine", _meta=note),
     }
     image = {"type": "image", "data": text, "mimeType": "image/png"}
     structured = {
@@ -29,13 +29,10 @@ def result_with(place: str, text: str) -> types.CallToolResult:
         "structured image": {"content": [image]},  # which is looked into, unlike a block
     }
     return types.CallToolResult(
-        content=[
-            content.get(place, types.TextContent(text="fine")),
-            types.TextContent(text="fine"),
-        ],
+        content=[content.get(place, fine), fine],
         structured_content=structured.get(place),
         is_error=place == "text",
-        _meta={"note": text if place == "meta" else "fine"},
+        _meta=note if place == "meta" else {"note": "fine"},
     )
 
 
@@ -65,24 +62,19 @@ async def test_a_secret_is_cut_out_wherever_a_result_has_it_and_the_rest_is_sent
     assert [entry["findings"] for entry in log[1::2]] == [["secret"], []]
 
 
-def with_blobs(blob: str) -> types.CallToolResult:
-    resource = types.BlobResourceContents(uri="file:///n", blob=blob)
-    return types.CallToolResult(
-        content=[
-            types.TextContent(text=f"here: {TOKEN}"),
-            types.ImageContent(data=blob, mime_type="image/png"),
-            types.EmbeddedResource(resource=resource),
-            types.AudioContent(data=blob, mime_type="audio/wav"),
-        ]
-    )
-
-
 @each_sdk_and_mode
-async def test_images_audio_and_files_are_measured_and_sent_as_they_are(
-    sdk: str, mode: str
-) -> None:
+async def test_blobs_are_measured_and_sent_as_they_are(sdk: str, mode: str) -> None:
     def give(count: int) -> types.CallToolResult:
-        return with_blobs(TOKEN + "A" * count)
+        blob = TOKEN + "A" * count
+        resource = types.BlobResourceContents(uri="file:///n", blob=blob)
+        return types.CallToolResult(
+            content=[
+                types.TextContent(text=f"here: {TOKEN}"),
+                types.ImageContent(data=blob, mime_type="image/png"),
+                types.EmbeddedResource(resource=resource),
+                types.AudioContent(data=blob, mime_type="audio/wav"),
+            ]
+        )
 
     limits = Limits(max_response_chars=5_000, max_blob_chars=300_000)
     async with serving(sdk, give, mode=mode, limits=limits) as call:

@@ -1,4 +1,4 @@
-"""The clients of both SDKs, joined in memory, over stdio and over HTTP."""
+"""In memory the client of either SDK; over stdio and HTTP the official one, for both servers."""
 
 import socket
 import sys
@@ -91,28 +91,18 @@ async def connected(
 async def serving(
     sdk: str, *tools: Callable[..., Any], mode: str = "auto", **options: Any
 ) -> AsyncIterator[Client]:
-    """Govern a server of *tools*, all of them allowed, and connect to it.
-
-    *options* are the guard's.
-    """
+    """Connect to a server of *tools*, governed by a guard of *options* that allows them all."""
     guard = guard_of(*(tool.__name__ for tool in tools), **options)
     async with connected(sdk, govern(plain_server(sdk, *tools), guard), mode) as call:
         yield call
 
 
-# Over real transports the official client talks to both: what is sent is the protocol's.
-
-
 @asynccontextmanager
 async def over_stdio(sdk: str, mode: str, folder: Path) -> AsyncIterator[Client]:
     """Serve the shop in another process that works in *folder*, and connect to it."""
-    paths = f"{ROOT / 'tests'}:{ROOT / 'tests' / 'recipes'}"
-    process = StdioServerParameters(
-        command=sys.executable,
-        args=["-m", "support.servers", sdk],
-        env={"PYTHONPATH": paths},
-        cwd=folder,
-    )
+    paths = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'tests' / 'recipes'}"}
+    arguments = ["-m", "support.servers", sdk]
+    process = StdioServerParameters(command=sys.executable, args=arguments, env=paths, cwd=folder)
     with (folder / "stderr.txt").open("w") as errors:
         async with connected("mcp", stdio_client(process, errors), mode) as client:
             yield client

@@ -1,7 +1,6 @@
 """The shop of the README on either SDK, and the guard in front of it.
 
-``python -m support.servers mcp|fastmcp`` serves it over stdio, and writes what it audits to
-``audit.jsonl`` in the working directory.
+``python -m support.servers mcp|fastmcp`` serves it over stdio, and audits to ``audit.jsonl``.
 """
 
 import sys
