@@ -161,6 +161,7 @@ def branches(last: str) -> dict[str, Any]:
 
 
 DECIMAL = r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"  # what pydantic 2.12 gives every Decimal
+TWICE = r"^(?:(\w+)\s?)*\1!$"  # a back reference takes time in two to the power of the length
 CENTS = Annotated[float, Field(multiple_of=0.01)]
 WORDS = Annotated[str, Field(pattern=r"^(\w+\s?)*$")]
 MIXED = ["a", *range(12_000)]
@@ -171,6 +172,7 @@ KINDS = {
     "the very end": (matching(r"a\.test$"), ["a@a.test"], ["a@a.test\n"], "it does not match"),
     "words": (WORDS, ["in order"], ["a" * 90_000 + "!"], "it does not match"),
     "decimal": (matching(DECIMAL), ["007.50"], ["0" * 90_000 + "x"], "it does not match"),
+    "a word twice": (matching(TWICE), ["to to!"], ["a" * 90_000 + "?"], "backtracking count"),
     "cents": (CENTS, [0.07, 19.99, 1.1, 3, 1e15, -4.35], [0.075, 19.999, 1e-9], "of 0.01."),
     "list": (list[int], [[0, 1], []], [[1, "a"], [True], [[1]], [None, 1]], NO_INTEGER),
     "long list": (list[int | str], [[1, "a"] * 5_000, [""] * 49_000], [[*MIXED, 0.5]], "any of"),
