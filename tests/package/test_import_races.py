@@ -5,8 +5,7 @@ it, as it takes the two locks in either order. No thread here does that to the k
 """
 
 import pytest
-from support.first_imports import COUNT_RUNS_OF_INITS, LET_THE_KERNEL_WARN
-from support.isolated import run_isolated
+from support.isolated import COUNT_RUNS_OF_INITS, LET_THE_KERNEL_WARN, run_isolated
 
 THREADS = f"""
 {COUNT_RUNS_OF_INITS}
@@ -49,7 +48,11 @@ def pause_at(event, args):
     elif event == "exec":
         pause(event, args[0].co_filename.replace(os.sep, "/").rpartition("/agent_os/")[2])
 sys.addaudithook(pause_at)
-def print_outcome():
+def print_outcome_of(*threads):
+    for thread in threads:
+        thread.go_on.set()
+    for thread in threads:
+        thread.join()
     import agent_os, agent_os.integrations, agent_mcp_governance
     unbound = []
     for name in [name for name in sys.modules if name.startswith("agent_os.")]:
@@ -60,8 +63,7 @@ def print_outcome():
     print(failures, unbound)
     print_runs()
 """
-ALL_WENT_WELL = ["[] []", "1 1", ""]
-
+ALL_WENT_WELL = ["[] []", "1 1"]
 PAUSE_WHERE_A_MODULE_IS_FOUND = """
 from importlib.machinery import PathFinder, SourceFileLoader
 class PausingLoader(SourceFileLoader):
@@ -74,59 +76,41 @@ class PausingFinder:
             return spec
 sys.meta_path.insert(0, PausingFinder)
 """
+IMPORTS = {
+    "ours": "import agent_mcp_governance",
+    "kernel": "import agent_os",
+    "use": "import agent_os; agent_os.KernelSpace, agent_os.integrations.RateLimiter",
+}
 
 
 @pytest.mark.parametrize(
-    "pauses_at",
+    ("first", "event", "at", "second"),
     [
-        ("found", "agent_os"),
-        ("exec", "__init__.py"),
-        ("found", "agent_os.integrations"),
-        ("exec", "integrations/__init__.py"),
-        ("found", "agent_os.stateless"),
-        ("exec", "stateless.py"),
+        ("kernel", "found", "agent_os", "ours"),
+        ("kernel", "exec", "__init__.py", "ours"),
+        ("kernel", "found", "agent_os.integrations", "ours"),
+        ("kernel", "exec", "integrations/__init__.py", "ours"),
+        ("kernel", "found", "agent_os.stateless", "ours"),
+        ("kernel", "exec", "stateless.py", "ours"),
+        ("ours", "import", "agent_os._mcp_metrics", "use"),
+        ("ours", "exec", "integrations/base.py", "use"),
+        ("ours", "exec", "mcp_gateway.py", "use"),
+        ("ours", "import", "agent_os.mcp_sliding_rate_limiter", "use"),
     ],
 )
-def test_an_import_of_the_kernel_under_way_in_another_thread_stays_whole(
-    pauses_at: tuple[str, str],
+def test_both_imports_stay_whole_wherever_the_second_begins_during_the_first(
+    first: str, event: str, at: str, second: str
 ) -> None:
     code = f"""
 {PAUSE_WHERE_A_MODULE_IS_FOUND}
-theirs = Running("import agent_os", *{pauses_at})
-theirs.until_it_pauses()
-ours = Running("import agent_mcp_governance")
-ours.until_it_is_done_or_waits_for_another()
-print(ours.is_alive())
-theirs.go_on.set()
-theirs.join()
-ours.join()
-print_outcome()
+first = Running({IMPORTS[first]!r}, {event!r}, {at!r})
+first.until_it_pauses()
+second = Running({IMPORTS[second]!r})
+second.until_it_is_done_or_waits_for_another()
+print(second.is_alive() or {second!r} == "use")  # which may find all that it needs
+print_outcome_of(first, second)
 """
-    assert run_isolated(THREADS + code).split("\n") == ["True", *ALL_WENT_WELL]
-
-
-@pytest.mark.parametrize(
-    "pauses_at",
-    [
-        ("import", "agent_os._mcp_metrics"),
-        ("exec", "integrations/base.py"),
-        ("exec", "mcp_gateway.py"),
-        ("import", "agent_os.mcp_sliding_rate_limiter"),
-    ],
-)
-def test_the_kernel_can_be_used_at_any_point_of_our_import(pauses_at: tuple[str, str]) -> None:
-    code = f"""
-ours = Running("import agent_mcp_governance", *{pauses_at})
-ours.until_it_pauses()
-use = "import agent_os; agent_os.KernelSpace, agent_os.integrations.RateLimiter"
-theirs = Running(use)
-theirs.until_it_is_done_or_waits_for_another()
-ours.go_on.set()
-theirs.join()
-ours.join()
-print_outcome()
-"""
-    assert run_isolated(THREADS + code).split("\n") == ALL_WENT_WELL
+    assert run_isolated(THREADS + code).splitlines() == ["True", *ALL_WENT_WELL]
 
 
 WHEN_ITS_PACKAGES_APPEAR = [
@@ -189,8 +173,6 @@ def test_threads_that_race_all_succeed(race: str, attempt: int) -> None:
     code = f"""
 start = threading.Barrier({len(RACES[race])})
 racing = [Running(use) for use in {RACES[race]!r}]
-for thread in racing:
-    thread.join()
-print_outcome()
+print_outcome_of(*racing)
 """
-    assert run_isolated(THREADS + code).split("\n") == ALL_WENT_WELL, f"attempt {attempt}"
+    assert run_isolated(THREADS + code).splitlines() == ALL_WENT_WELL, f"attempt {attempt}"

@@ -1,11 +1,8 @@
 """The surface: 38 names, the kernel's own objects, closed, and the same to people and to tools."""
 
-import ast
-import dataclasses
 import inspect
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,17 +12,10 @@ from typing import Any, get_args, get_type_hints
 import jedi
 import pytest
 from jedi.api.environment import InterpreterEnvironment
-from support.isolated import HOMES, run_isolated
+from support.isolated import HOMES
 from support.tools import run_tool
 
 import agent_mcp_governance
-from agent_mcp_governance import (
-    GovernancePolicy,
-    MCPGateway,
-    MCPMetrics,
-    MCPSecurityScanner,
-    MCPThreat,
-)
 
 CONSUMER = Path(__file__).parent / "typing" / "api.py"
 NAMES = agent_mcp_governance.__all__
@@ -43,12 +33,6 @@ def test_the_surface_is_38_names() -> None:
     assert sorted(HOMES) == NAMES
     assert public(vars(agent_mcp_governance)) == NAMES
     assert public(dir(agent_mcp_governance)) == NAMES
-
-
-def test_star_import_gives_the_names_and_nothing_else() -> None:
-    code = "from agent_mcp_governance import *\nprint(*sorted(globals()))"
-    without = "print(*sorted(globals()))"
-    assert set(run_isolated(code).split()) - set(run_isolated(without).split()) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,65 +68,35 @@ def public_functions(cls: type) -> Iterator[FunctionType]:
                 yield function
 
 
-def test_the_walk_sees_through_generics_callables_properties_and_base_classes() -> None:
-    nested = Callable[[GovernancePolicy], dict[str, list[MCPThreat | None]]]
-    assert set(kernel_types(nested)) == {GovernancePolicy, MCPThreat}
-    assert set(kernel_types(list[int] | None)) == set()
-    walked = {function.__qualname__ for function in public_functions(MCPGateway)}
-    assert {"MCPGateway.__init__", "MCPGateway.audit_log", "MCPGateway.wrap_mcp_server"} < walked
-    walked = {function.__qualname__ for function in public_functions(MCPMetrics)}
-    assert "NoOpMCPMetrics.record_scan" in walked
-
-
 def test_every_kernel_type_in_a_signature_or_field_is_exported() -> None:
+    threat = agent_mcp_governance.MCPThreat
+    assert list(kernel_types(Callable[[threat], None])) == [threat]
     functions = {function for cls in CLASSES for function in public_functions(cls)}
     functions.add(agent_mcp_governance.load_mcp_security_config)
     annotations = [hint for function in functions for hint in get_type_hints(function).values()]
-    fields = [
-        hint
-        for cls in CLASSES
-        for name, hint in get_type_hints(cls).items()
-        if not name.startswith("_")
-    ]
+    hints = [(name, hint) for cls in CLASSES for name, hint in get_type_hints(cls).items()]
+    fields = [hint for name, hint in hints if not name.startswith("_")]
     found = {kernel for hint in (*annotations, *fields) for kernel in kernel_types(hint)}
-    exported = set(CLASSES)
-    assert found <= exported, f"not exported: {found - exported}"
-    assert len(CLASSES) == 37
-    assert sum(map(dataclasses.is_dataclass, CLASSES)) == 15
+    assert found - set(CLASSES) == set(), "not exported"
     assert len(annotations) >= 369
     assert len(fields) >= 89
     assert len(found) >= 27
 
 
-def test_what_the_kernels_warning_tells_a_user_to_call_is_exported() -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        MCPSecurityScanner()
+def test_what_the_kernels_warning_tells_a_user_to_call_is_exported(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    agent_mcp_governance.MCPSecurityScanner()
     kernel = import_module("agent_os.mcp_security")
-    mentioned = {
-        word
-        for warning in caught
-        for word in re.findall(r"\w+", str(warning.message))
-        if inspect.getmodule(getattr(kernel, word, None)) is kernel
-    }
+    words = re.findall(r"\w+", " ".join(str(warning.message) for warning in recwarn))
+    mentioned = {word for word in words if inspect.getmodule(vars(kernel).get(word)) is kernel}
     assert mentioned == {"MCPSecurityScanner", "load_mcp_security_config"}
     assert mentioned <= set(NAMES)
 
 
 def test_the_consumers_code_uses_every_name() -> None:
-    used = {
-        node.attr
-        for node in ast.walk(ast.parse(CONSUMER.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "mcp"
-    }
-    assert used == {*NAMES, "__version__"}
-
-
-def test_mypy_accepts_a_consumers_code(cache: pytest.Cache, tmp_path: Path) -> None:
-    folder = str(cache.mkdir("mypy-consumer"))  # without it the kernel is analysed anew each time
-    options = ["--strict", "--config-file=", "--cache-dir", folder]
-    done = run_tool("mypy", *options, CONSUMER, cwd=tmp_path)
-    assert done.stdout == "Success: no issues found in 1 source file\n"
+    used = re.findall(r"\bmcp\.(\w+)", CONSUMER.read_text(encoding="utf-8"))
+    assert set(used) == {*NAMES, "__version__"}
 
 
 def test_basedpyright_accepts_a_consumers_code(tmp_path: Path) -> None:

@@ -1,58 +1,29 @@
 """A Redis that is down, hung, full, busy, a replica, or killed under load; what set-up refuses."""
 
 import threading
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
-from mcp_guard.redis_sessions import RedisSessionStore
-from mcp_guard.redis_stores import (
-    RedisBudget,
-    RedisNonceStore,
-    RedisRateLimiter,
-    RedisStore,
-    check_server,
-    make_client,
-)
-from mcp_guard.signed_messages import RefusedMessageError, SignedChannel
-from support.processes import PATIENCE
-from support.redis_server import DURABLE, Server
+from mcp_guard.redis_stores import RedisNonceStore, RedisStore, check_server, make_client
+from mcp_guard.signed_messages import RefusedMessageError
+from support import signing
+from support.processes import PATIENCE, soon
+from support.redis_server import Make, Server, authenticator, both, budget, session_store, window
 
-from agent_mcp_governance import MCPMessageSigner, MCPSessionAuthenticator
-
-KEYS = {"client": b"c" * 32, "server": b"s" * 32}
-SECRET = b"x" * 32
+from agent_mcp_governance import MCPMessageSigner
 
 
-def window(client: redis.Redis, calls: int = 1_000) -> RedisRateLimiter:
-    return RedisRateLimiter(client, max_calls_per_window=calls, window_size=3_600)
-
-
-def budget(client: redis.Redis, calls: int = 1_000) -> RedisBudget:
-    return RedisBudget(client, max_calls=calls, period=3_600)
-
-
-def channel(me: str, peer: str, store: RedisNonceStore | None = None) -> SignedChannel:
-    return SignedChannel(
-        me=me, peer=peer, send_key=KEYS[me], receive_key=KEYS[peer], nonce_store=store
-    )
-
-
-def authenticator(client: redis.Redis) -> MCPSessionAuthenticator:
-    store = RedisSessionStore(client, secret=SECRET, max_sessions=1_000)
-    return MCPSessionAuthenticator(session_store=store, max_concurrent_sessions=1_000)
-
-
-def all_parts(client: redis.Redis) -> dict[str, Callable[[], Any]]:
+def all_parts(client: redis.Redis, token: str) -> dict[str, Callable[[], Any]]:
     """Return a call of each part that grants something as long as Redis works."""
     limiter, calls, sessions = window(client), budget(client), authenticator(client)
-    here, there = channel("client", "server"), channel("server", "client", RedisNonceStore(client))
-    signer = MCPMessageSigner(b"k" * 32, nonce_store=RedisNonceStore(client))
-    token = sessions.create_session("first")
+    nonces = RedisNonceStore(client)
+    here, there = signing.client(), signing.server(nonce_store=nonces)
+    signer = MCPMessageSigner(b"k" * 32, nonce_store=nonces)
     return {
         "window": lambda: limiter.try_acquire("agent"),
         "budget": lambda: calls.try_acquire("agent"),
@@ -71,22 +42,24 @@ def granted(part: Callable[[], Any]) -> bool:
         return False
 
 
-def ask(parts: dict[str, Callable[[], Any]]) -> set[str]:
-    """Return which parts granted something."""
-    with ThreadPoolExecutor(len(parts)) as threads:
-        answers = threads.map(granted, parts.values(), timeout=PATIENCE)
-        return {name for name, answer in zip(parts, answers, strict=True) if answer}
+def all_grant(parts: dict[str, Callable[[], Any]]) -> bool:
+    return all(soon(partial(granted, part)) for part in parts.values())
 
 
 @pytest.mark.parametrize("trouble", ["down", "hung", "busy", "full", "replica"])
-def test_trouble_grants_nothing_new_and_ends(durable_server: Server, trouble: str) -> None:
-    with make_client(durable_server.url, timeout=2.0) as client:
-        parts = all_parts(client)
-        assert ask(parts) == set(parts)
-        with getattr(durable_server, trouble)():
-            # The last two answer reads.
-            assert ask(parts) == ({"session"} if trouble in ("full", "replica") else set())
-        assert ask(parts) == set(parts)
+def test_trouble_grants_nothing_new_and_ends(
+    redis_server: Server, client: redis.Redis, trouble: str
+) -> None:
+    token = authenticator(client).create_session("first")
+    timeout = 0.5 if trouble == "hung" else PATIENCE
+    with make_client(redis_server.url, timeout=timeout) as asking:
+        parts = all_parts(asking, token)
+        assert all_grant(parts)
+        with getattr(redis_server, trouble)():
+            answers = {name for name, part in parts.items() if granted(part)}
+        # The last two answer reads.
+        assert answers == ({"session"} if trouble in ("full", "replica") else set())
+        assert all_grant(parts)
 
 
 def test_a_session_can_be_revoked_on_a_full_server(
@@ -95,122 +68,105 @@ def test_a_session_can_be_revoked_on_a_full_server(
     sessions = authenticator(client)
     token = sessions.create_session("agent")
     with redis_server.full():
-        assert RedisSessionStore(client, secret=SECRET).revoke_agent("agent") == 1
+        assert session_store(client).revoke_agent("agent") == 1
         assert sessions.validate_session("agent", token) is None
 
 
-def test_a_claim_whose_answer_is_lost_is_counted_and_not_sent_again(redis_server: Server) -> None:
-    with make_client(redis_server.url, timeout=1.0) as client:
-        calls = budget(client, 3)
-        assert calls.try_acquire("agent")
-        with redis_server.hung(), pytest.raises(redis.TimeoutError):
-            calls.try_acquire("agent")
-
-        assert [calls.try_acquire("agent") for _ in range(2)] == [True, False]
-
-
-def test_what_was_answered_outlives_a_killed_server(durable_server: Server) -> None:
-    with make_client(durable_server.url, timeout=10.0) as client:
-        here, sessions = channel("client", "server"), authenticator(client)
-        there = channel("server", "client", RedisNonceStore(client))
-        used, unused = here.sign("used"), here.sign("unused")
-        kept, revoked = sessions.create_session("agent"), sessions.create_session("agent")
-        assert there.verify(used) == "used"
-        assert window(client, 1).try_acquire("agent")
-        assert budget(client, 1).try_acquire("agent")
-        assert sessions.revoke_session(revoked)
-
-        with durable_server.down():
-            pass
-        with pytest.raises(RefusedMessageError):
-            there.verify(used)
-        assert there.verify(unused) == "unused"
-        assert not window(client, 1).try_acquire("agent")
-        assert not budget(client, 1).try_acquire("agent")
-        assert sessions.validate_session("agent", kept) is not None
-        assert sessions.validate_session("agent", revoked) is None
-
-
-@pytest.mark.parametrize("make", [window, budget])
-def test_killing_redis_under_load_lets_no_call_through_that_should_not_be(
-    durable_server: Server, make: Callable[[redis.Redis, int], RedisRateLimiter | RedisBudget]
+def test_a_claim_whose_answer_is_lost_is_counted_once(
+    redis_server: Server, client: redis.Redis
 ) -> None:
-    begun, restarted = threading.Barrier(5, timeout=PATIENCE), threading.Event()
+    assert budget(client, 3).try_acquire("agent")
+    with make_client(redis_server.url, timeout=2.0) as impatient:
+        assert soon(lambda: granted(impatient.ping))  # it has a connection
+        with redis_server.hung(), pytest.raises(redis.TimeoutError):
+            budget(impatient, 3).try_acquire("agent")
 
-    def load(_: int) -> Counter[str]:
-        outcomes = Counter[str]()
-        with make_client(durable_server.url, timeout=PATIENCE) as client:
+    assert [budget(client, 3).try_acquire("agent") for _ in range(2)] == [True, False]
+
+
+def test_what_was_answered_outlives_a_killed_server(
+    redis_server: Server, client: redis.Redis
+) -> None:
+    here, sessions = signing.client(), authenticator(client)
+    there = signing.server(nonce_store=RedisNonceStore(client))
+    used, unused = here.sign("used"), here.sign("unused")
+    kept, revoked = sessions.create_session("agent"), sessions.create_session("agent")
+    assert there.verify(used) == "used"
+    assert sessions.revoke_session(revoked)
+
+    with redis_server.down():
+        pass
+    assert [signing.accepts(there, message) for message in (used, unused)] == [False, True]
+    assert sessions.validate_session("agent", kept) is not None
+    assert sessions.validate_session("agent", revoked) is None
+
+
+@both
+def test_killing_redis_under_load_lets_no_call_through_that_should_not_be(
+    redis_server: Server, client: redis.Redis, make: Make
+) -> None:
+    begun = threading.Barrier(5, timeout=PATIENCE)
+
+    def count_granted(_: int) -> int:
+        granted = 0
+        with make_client(redis_server.url, timeout=PATIENCE) as client:
             part = make(client, 200)
-
-            def attempt() -> None:
-                try:
-                    outcomes["granted" if part.try_acquire("agent") else "refused"] += 1
-                except redis.RedisError:
-                    outcomes["no Redis"] += 1
-
-            attempt()
             begun.wait()
-            # A client that was busy elsewhere may not notice that Redis was away.
-            while not (outcomes["no Redis"] or restarted.is_set()):
-                attempt()
-            restarted.wait(PATIENCE)
-            for _ in range(60):
-                attempt()
-        return outcomes
+            for _ in range(1_000_000):
+                with suppress(redis.RedisError):  # it is down
+                    if not part.try_acquire("agent"):
+                        break
+                    granted += 1
+        return granted
 
     with ThreadPoolExecutor(4) as threads:
-        answers = threads.map(load, range(4))
+        answers = threads.map(count_granted, range(4))
         begun.wait()
-        with durable_server.down():
+        with redis_server.down():
             pass
-        restarted.set()
-        outcomes = sum(answers, Counter[str]())
-
-    # Each thread can lose the answer to the one claim that was on its way.
-    assert 196 <= outcomes["granted"] <= 200
-
-
-def test_a_durable_server_passes_the_check_and_another_if_it_may(
-    durable_server: Server, client: redis.Redis
-) -> None:
-    with make_client(durable_server.url) as durable:
-        check_server(durable)
-    check_server(client, require_persistence=False)
+        # Each thread can lose the answer to the one claim that was on its way.
+        assert 196 <= sum(answers) <= 200
+    assert not make(client, 200).try_acquire("agent")
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "reason"),
+    ("shared_server", "require_persistence", "reason"),
     [
-        ("appendonly", "no", "appendonly is off"),
-        ("maxmemory-policy", "allkeys-lru", "maxmemory-policy is not noeviction"),
-        ("replicaof", "127.0.0.1 1", "the server is a replica"),
-        ("cluster-enabled", "yes", "the server is part of a cluster"),
+        ("", True, ""),
+        ("--appendonly no", False, ""),
+        ("--appendonly no", True, "appendonly is off"),
+        ("--maxmemory-policy allkeys-lru", True, "maxmemory-policy is not noeviction"),
+        ("--replicaof 127.0.0.1 1", True, "the server is a replica"),
+        ("--cluster-enabled yes", True, "the server is part of a cluster"),
     ],
+    indirect=["shared_server"],
 )
-def test_the_check_names_what_is_wrong_with_a_server(
-    redis_binary: str, tmp_path: Path, option: str, value: str, reason: str
+def test_the_check_names_what_is_wrong_with_a_server_and_passes_others(
+    shared_server: Server, require_persistence: bool, reason: str
 ) -> None:
-    server = Server(redis_binary, tmp_path, *DURABLE, f"--{option}", *value.split())
-    try:
-        with make_client(server.url) as client, pytest.raises(RuntimeError) as caught:
-            check_server(client)
-    finally:
-        server.kill()
-    assert str(caught.value) == reason
+    found = ""
+    with make_client(shared_server.url, timeout=PATIENCE) as client:
+        try:
+            check_server(client, require_persistence=require_persistence)
+        except RuntimeError as error:
+            found = str(error)
+    assert found == reason
 
 
 def test_a_client_that_waits_for_ever_is_refused() -> None:
-    with (
-        redis.Redis(socket_timeout=None) as client,
-        pytest.raises(ValueError, match="needs a socket_timeout: use make_client"),
-    ):
-        RedisStore(client)
+    with pytest.raises(ValueError, match="needs a socket_timeout: use make_client"):
+        RedisStore(redis.Redis(socket_timeout=None))
 
 
-def test_every_wait_of_a_client_has_its_timeout_and_nothing_is_sent_again() -> None:
+def test_every_wait_has_the_clients_timeout_and_nothing_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float | None] = []
+    monkeypatch.setattr(Future, "result", lambda _, timeout=None: waits.append(timeout))
     with make_client("redis://127.0.0.1", timeout=0.25) as client:
+        RedisStore(client).wait(lambda: None)
         options = client.get_connection_kwargs()
-        assert options["socket_timeout"] == options["socket_connect_timeout"] == 0.25
+        assert waits == [options["socket_timeout"]] == [options["socket_connect_timeout"]] == [0.25]
         assert options["protocol"] == 2
         assert client.connection_pool.max_connections >= 5 * 64  # all threads of five stores
         assert client.get_retry()._retries == 0

@@ -1,5 +1,29 @@
 """What every test of this room uses."""
 
-from support.signing import logs_are_clean, reasons
+import logging
+from collections.abc import Callable, Iterator
 
-__all__ = ["logs_are_clean", "reasons"]  # fixtures
+import pytest
+from support.signing import BODY, KEYS
+
+
+@pytest.fixture(autouse=True)
+def logs_are_clean(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No test makes the kernel log, and no log holds a payload or a key."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    records = caplog.get_records("call")
+    assert [r.getMessage() for r in records if r.name.startswith("agent_os")] == []
+    text = "\n".join(f"{record.getMessage()} {record.args} {record.exc_info}" for record in records)
+    for secret in (BODY, *map(str, KEYS), *(key.hex() for key in KEYS)):
+        assert secret not in text
+
+
+@pytest.fixture
+def reasons(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return why messages were refused, by the log."""
+
+    def read() -> list[str]:
+        return [text.removeprefix("signed message refused: ") for text in caplog.messages]
+
+    return read

@@ -3,32 +3,24 @@
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from mcp_guard.live_nonces import now
 from mcp_guard.signed_messages import LiveNonceStore
-from support.signing import FakeClock, accepts, assert_refused, client, server, signed_by_hand
+from support.signing import WINDOW, Clock, accepts, assert_refused, client, server, signed_by_hand
 from support.threads import THREADS, together
 
-pytestmark = pytest.mark.usefixtures("logs_are_clean", "threads_take_turns_often")
+pytestmark = pytest.mark.usefixtures("threads_take_turns_often")
 
-NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
-WINDOW = timedelta(minutes=5)
 TICK = timedelta(microseconds=1)
 
 
-class Times:
-    now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 def test_a_nonce_is_held_up_to_its_last_moment() -> None:
-    store = LiveNonceStore(clock=(clock := Times()))
-    store.add("n", NOW + WINDOW)
-    clock.now = NOW + WINDOW
+    store = LiveNonceStore(clock=(clock := Clock()))
+    clock.now += WINDOW
+    store.add("n", clock.now)
     assert (store.cleanup(), store.has("n")) == (0, True)
     clock.now += TICK
     assert (store.cleanup(), store.has("n")) == (1, False)
@@ -37,14 +29,13 @@ def test_a_nonce_is_held_up_to_its_last_moment() -> None:
 def test_a_full_store_refuses_and_forgets_nothing_until_nonces_expire(
     reasons: Callable[[], list[str]],
 ) -> None:
-    shifted = FakeClock()
-    here, there = client(), server(nonce_store=LiveNonceStore(max_nonces=2, clock=shifted))
-    first = here.sign("first")
-    assert [
-        accepts(there, envelope) for envelope in (first, here.sign("2"), here.sign("3"), first)
-    ] == [True, True, False, False]
+    store = LiveNonceStore(max_nonces=2, clock=(clock := Clock()))
+    here, there = client(), server(nonce_store=store)
+    first = here.sign("1")
+    messages = [first, here.sign("2"), here.sign("3"), first]
+    assert [accepts(there, message) for message in messages] == [True, True, False, False]
     assert reasons() == ["OverflowError: nonce store is full", "ValueError: nonce already used"]
-    shifted.ahead = WINDOW + timedelta(seconds=1)
+    clock.now += 2 * WINDOW
     assert there.verify(here.sign("4")) == "4"
 
 
@@ -58,25 +49,25 @@ def test_ten_thousand_messages_do_not_flush_an_accepted_one() -> None:
 
 
 def test_a_clock_that_steps_back_revives_no_nonce() -> None:
-    store = LiveNonceStore(clock=(clock := Times()))
-    store.add("n", NOW + WINDOW)
-    clock.now += timedelta(hours=1)
-    store.add("late", NOW)
+    store = LiveNonceStore(clock=(clock := Clock()))
+    start = clock.now
+    store.add("n", start + WINDOW)
+    clock.now = start + 2 * WINDOW
+    store.add("late", start)
     assert store.cleanup() == 1
-    clock.now = NOW
+    clock.now = start
     with pytest.raises(ValueError, match="already used"):
-        store.add("n", NOW + WINDOW)
-    store.add("later", NOW + WINDOW + TICK)
+        store.add("n", start + WINDOW)
+    store.add("later", start + WINDOW + TICK)
 
 
 def test_a_restart_forgets_unless_the_store_is_told_of_it() -> None:
-    old = signed_by_hand(age=timedelta(seconds=1))
+    old = signed_by_hand(age=1)
     assert accepts(server(), old)
     assert accepts(server(), old)
-    told = LiveNonceStore(forgotten_until=datetime.now(timezone.utc) + WINDOW)
-    there = server(nonce_store=told)
+    there = server(nonce_store=LiveNonceStore(forgotten_until=now() + WINDOW))
     assert not accepts(there, old)
-    assert accepts(there, signed_by_hand(age=timedelta(seconds=-1)))
+    assert accepts(there, signed_by_hand(age=-1))
 
 
 @pytest.mark.parametrize("options", [{"max_nonces": 0}, {"forgotten_until": datetime(2030, 1, 1)}])
@@ -93,9 +84,8 @@ def test_each_message_is_accepted_once_and_forgeries_burn_none(receivers: int) -
     store = Sized()
     here, channels = client(), [server(nonce_store=store) for _ in range(receivers)]
     # Above 2,047 bytes HMAC lets other threads run.
-    envelopes = [here.sign("x" * size) for size in (10, 3_000, 200_000)] + [
-        signed_by_hand("forged", nonce="0" * 32)
-    ]
+    envelopes = [here.sign("x" * size) for size in (10, 3_000, 200_000)]
+    envelopes.append(signed_by_hand("forged", nonce="0" * 32))
 
     def receive(number: int) -> list[bool]:
         return [accepts(channels[number % receivers], envelope) for envelope in envelopes]
@@ -106,20 +96,19 @@ def test_each_message_is_accepted_once_and_forgeries_burn_none(receivers: int) -
 
 def test_two_threads_never_stand_between_the_check_and_the_insertion() -> None:
     """Deterministic: the clock is read between the two, and without the lock both meet there."""
-    meeting = threading.Barrier(2)
+    meeting, expiry = threading.Barrier(2), now() + WINDOW
 
     def clock() -> datetime:
         with suppress(threading.BrokenBarrierError):
             meeting.wait(0.2)  # with the lock nobody else can come
-        return NOW
+        return now()
 
     store = LiveNonceStore(clock=clock)
 
-    def claim(number: int) -> bool:
-        if number < 2:
-            with suppress(ValueError):
-                store.add("n", NOW + WINDOW)
-                return True
+    def claim(_: int) -> bool:
+        with suppress(ValueError):
+            store.add("n", expiry)
+            return True
         return False
 
-    assert sum(together(claim)) == 1
+    assert sum(together(claim, 2)) == 1

@@ -1,4 +1,4 @@
-"""The one reader of the documents: their blocks, tables, commands, links and headings.
+"""The one reader of the documents: their blocks, tables, links and headings.
 
 Every function takes the path of a document, from those named below. A block that cannot run has the
 reason in the line before it, which no reader of the rendered page sees:
@@ -7,7 +7,6 @@ reason in the line before it, which no reader of the rendered page sees:
 """
 
 import re
-from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +16,12 @@ from support import ROOT
 README = ROOT / "README.md"
 RECIPES = ROOT / "tests" / "recipes" / "README.md"
 KERNEL = ROOT / "tests" / "kernel" / "README.md"
-CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
-SECURITY = ROOT / ".github" / "SECURITY.md"
-DOCUMENTS = (README, RECIPES, KERNEL, CONTRIBUTING, SECURITY)
+DOCUMENTS = (README, RECIPES, KERNEL, *sorted((ROOT / ".github").glob("*.md")))
+
 
 _BLOCK = re.compile(
-    r"(?:^ *<!-- not run: (?P<reason>[^\n]+) -->\n)?"
-    r"^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$\n?",
+    r"(?:^<!-- not run: (?P<not_run>[^\n]+) -->\n)?"
+    r"^```(?P<language>\w*)\n(?P<code>.*?)^```$\n?",
     re.DOTALL | re.MULTILINE,
 )
 _HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
@@ -52,26 +50,12 @@ def text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def blocks(path: Path, language: str = "") -> list[Block]:
-    """Return the blocks of *language*, or all of them."""
+def blocks(path: Path) -> list[Block]:
     whole = text(path)
-    found = [
-        Block(
-            path,
-            whole.count("\n", 0, match.start("indent")) + 1,
-            match["language"],
-            re.sub(f"^{match['indent']}", "", match["code"], flags=re.MULTILINE),
-            match["reason"],
-        )
+    return [
+        Block(path, whole.count("\n", 0, match.start("code")), **match.groupdict())
         for match in _BLOCK.finditer(whole)
     ]
-    return [block for block in found if language in ("", block.language)]
-
-
-def commands(path: Path) -> list[str]:
-    """Return the commands of the ``sh`` blocks, each in one line and without its comment."""
-    lines = "".join(block.code for block in blocks(path, "sh")).replace("\\\n", "").splitlines()
-    return [command for line in lines if (command := re.sub(r"(^|\s)#.*", "", line).strip())]
 
 
 def prose(path: Path) -> str:
@@ -81,19 +65,10 @@ def prose(path: Path) -> str:
     return rest
 
 
-def headings(path: Path) -> list[str]:
-    return [title for _, title in _HEADING.findall(prose(path))]
-
-
-def anchors(path: Path) -> set[str]:
+def anchors(path: Path) -> list[str]:
     """Return what ``#…`` of a link may name: each heading in the form that GitHub gives it."""
-    seen: Counter[str] = Counter()
-    found = set()
-    for title in headings(path):
-        slug = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
-        seen[slug] += 1
-    return found
+    titles = [title.lower() for _, title in _HEADING.findall(prose(path))]
+    return [re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles]
 
 
 def links(path: Path) -> list[str]:

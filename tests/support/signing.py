@@ -3,47 +3,46 @@
 import base64
 import hashlib
 import hmac
-import logging
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
+from mcp_guard.live_nonces import now
+from mcp_guard.signed_envelopes import time_of
 from mcp_guard.signed_messages import RefusedMessageError, SignedChannel
 
 from agent_mcp_governance import MCPSignedEnvelope
 
-REQUEST_KEY, REPLY_KEY, NEXT_KEY, THIRD_KEY = (
+REQUEST_KEY, REPLY_KEY, NEXT_KEY, THIRD_KEY = KEYS = [
     hashlib.sha256(name).digest() for name in (b"request", b"reply", b"next", b"third")
-)
+]
 HEADER = "mcp-signed/1 client server\n"
 BODY = "launch-code-7391"
 WINDOW = timedelta(minutes=5)
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+client = partial(
+    SignedChannel, me="client", peer="server", send_key=REQUEST_KEY, receive_key=REPLY_KEY
+)
+server = partial(
+    SignedChannel, me="server", peer="client", send_key=REPLY_KEY, receive_key=REQUEST_KEY
+)
 
 
-def now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-class FakeClock:
-    """The system's time, shifted by what the test says."""
+class Clock:
+    """Stands still at the time when it was made, until a test moves it."""
 
     def __init__(self) -> None:
-        self.ahead = timedelta(0)
+        self.now = now()
 
     def __call__(self) -> datetime:
-        return now() + self.ahead
+        return self.now
 
 
-def client(**options: Any) -> SignedChannel:
-    keys = {"send_key": REQUEST_KEY, "receive_key": REPLY_KEY}
-    return SignedChannel(**{"me": "client", "peer": "server", **keys, **options})
-
-
-def server(**options: Any) -> SignedChannel:
-    keys = {"send_key": REPLY_KEY, "receive_key": REQUEST_KEY}
-    return SignedChannel(**{"me": "server", "peer": "client", **keys, **options})
+def signed_text(envelope: MCPSignedEnvelope) -> str:
+    milliseconds = int(envelope.timestamp.timestamp() * 1000)
+    return f"{envelope.nonce}|{milliseconds}|{envelope.sender_id or ''}|{envelope.payload}"
 
 
 def signed_by_hand(
@@ -52,29 +51,21 @@ def signed_by_hand(
     key: bytes = REQUEST_KEY,
     sender: str | None = "client",
     nonce: str = "0123456789abcdef" * 2,
-    age: timedelta = timedelta(0),
+    age: float = 0,
 ) -> MCPSignedEnvelope:
-    """Return what a holder of *key* can sign: any sender, nonce, time and payload."""
-    milliseconds = (now() - age - EPOCH) // timedelta(milliseconds=1)
-    text = f"{nonce}|{milliseconds}|{sender or ''}|{payload}"
-    digest = hmac.new(key, text.encode(), hashlib.sha256).digest()
-    return MCPSignedEnvelope(
-        payload=payload,
-        nonce=nonce,
-        timestamp=EPOCH + timedelta(milliseconds=milliseconds, microseconds=500),
-        signature=base64.b64encode(digest).decode(),
-        sender_id=sender,
-    )
+    """Return what a holder of *key* can sign: any sender, nonce, age in seconds and payload."""
+    time = time_of(int((now().timestamp() - age) * 1000))
+    envelope = MCPSignedEnvelope(payload, nonce, time, "", sender)
+    digest = hmac.new(key, signed_text(envelope).encode(), hashlib.sha256).digest()
+    return replace(envelope, signature=base64.b64encode(digest).decode())
 
 
 def cut(envelope: MCPSignedEnvelope, nonce: int, sender: int) -> MCPSignedEnvelope:
     """Cut the signed text anew: so many parts for the nonce, one for the time, and so on."""
-    milliseconds = (envelope.timestamp - EPOCH) // timedelta(milliseconds=1)
-    text = f"{envelope.nonce}|{milliseconds}|{envelope.sender_id or ''}|{envelope.payload}"
-    parts = text.split("|")
+    parts = signed_text(envelope).split("|")
     return MCPSignedEnvelope(
         nonce="|".join(parts[:nonce]),
-        timestamp=EPOCH + timedelta(milliseconds=int(parts[nonce]), microseconds=500),
+        timestamp=time_of(int(parts[nonce])),
         sender_id="|".join(parts[nonce + 1 : nonce + 1 + sender]),
         payload="|".join(parts[nonce + 1 + sender :]),
         signature=envelope.signature,
@@ -97,27 +88,3 @@ def assert_refused(action: Callable[..., object], *args: object, **options: obje
     assert caught.value.args == ("message refused",)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
-
-
-@pytest.fixture
-def logs_are_clean(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No test makes the kernel log, and no log holds a payload or a key."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    records = caplog.get_records("call")
-    assert [r.getMessage() for r in records if r.name.startswith("agent_os")] == []
-    text = "\n".join(f"{record.getMessage()} {record.args} {record.exc_info}" for record in records)
-    keys = REQUEST_KEY, REPLY_KEY, NEXT_KEY, THIRD_KEY
-    for secret in (BODY, *map(str, keys), *(key.hex() for key in keys)):
-        assert secret not in text
-
-
-@pytest.fixture
-def reasons(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Return why messages were refused, by the log."""
-
-    def read() -> list[str]:
-        found = [r.getMessage() for r in caplog.records if r.name.startswith("mcp_guard")]
-        return [message.removeprefix("signed message refused: ") for message in found]
-
-    return read

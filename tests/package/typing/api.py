@@ -69,15 +69,6 @@ def callbacks_that_approve_everything_or_raise(
     gateway(coroutine)  # type: ignore[arg-type]
 
 
-def call(made: mcp.MCPGateway) -> str:
-    assert_type(made.intercept_tool_call("agent", "read_note", {"path": "a"}), tuple[bool, str])
-    decision = made.intercept_tool_response("agent", "read_note", {"text": "a"})
-    assert_type(decision, mcp.MCPResponseDecision)
-    if decision.content is None:
-        return decision.reason
-    return assert_type(decision.content, str)
-
-
 def approval(entry: mcp.AuditEntry) -> str:
     match entry.approval_status:
         case None:
@@ -88,25 +79,21 @@ def approval(entry: mcp.AuditEntry) -> str:
             return "granted"
 
 
-def key_of(authenticator: mcp.MCPSessionAuthenticator, token: str) -> str | None:
-    session = assert_type(authenticator.validate_session("agent", token), mcp.MCPSession | None)
-    return assert_type(session.rate_limit_key, str) if session else None
+def called(made: mcp.MCPGateway, limiter: mcp.MCPSlidingRateLimiter) -> mcp.MCPResponseDecision:
+    assert_type(limiter.try_acquire("agent"), bool)
+    assert_type(made.intercept_tool_call("agent", "read_note", {"path": "a"}), tuple[bool, str])
+    decision = made.intercept_tool_response("agent", "read_note", {"text": "a"})
+    assert_type(decision.content, str | None)
+    return decision
 
 
-def acquire(limiter: mcp.MCPSlidingRateLimiter) -> bool:
-    return assert_type(limiter.try_acquire("agent"), bool)
-
-
-def verified(signer: mcp.MCPMessageSigner) -> str | None:
+def identified(authenticator: mcp.MCPSessionAuthenticator, signer: mcp.MCPMessageSigner) -> None:
+    if session := assert_type(authenticator.validate_session("a", "b"), mcp.MCPSession | None):
+        assert_type(session.rate_limit_key, str)
     envelope = assert_type(signer.sign_message("hello", "alice"), mcp.MCPSignedEnvelope)
     assert_type(envelope.timestamp, datetime)
     result = assert_type(signer.verify_message(envelope), mcp.MCPVerificationResult)
-    return assert_type(result.payload, str | None)
-
-
-def scanned(scanner: mcp.MCPResponseScanner) -> list[mcp.MCPResponseThreat]:
-    result = assert_type(scanner.scan_response("text"), mcp.MCPResponseScanResult)
-    return assert_type(result.threats, list[mcp.MCPResponseThreat])
+    assert_type(result.payload, str | None)
 
 
 def changed(schema: dict[str, Any]) -> mcp.MCPThreat | None:
@@ -120,11 +107,13 @@ def changed(schema: dict[str, Any]) -> mcp.MCPThreat | None:
     return assert_type(scanner.check_rug_pull("a", "b", schema, "c"), mcp.MCPThreat | None)
 
 
-def redacted(text: str) -> str:
-    assert_type(mcp.CredentialRedactor.find_matches(text), list[mcp.CredentialMatch])
+def scanned(scanner: mcp.MCPResponseScanner) -> None:
+    result = assert_type(scanner.scan_response("text"), mcp.MCPResponseScanResult)
+    assert_type(result.threats, list[mcp.MCPResponseThreat])
+    assert_type(mcp.CredentialRedactor.find_matches("text"), list[mcp.CredentialMatch])
     pattern = assert_type(mcp.CredentialRedactor.PATTERNS[0], mcp.CredentialPattern)
     assert_type(pattern.pattern, Pattern[str])
-    return assert_type(mcp.CredentialRedactor.redact(text), str)
+    assert_type(mcp.CredentialRedactor.redact("text"), str)
 
 
 assert_type(mcp.__version__, str)

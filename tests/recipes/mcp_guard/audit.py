@@ -138,6 +138,8 @@ class Trail:
             "approval_status": check.approval,
             "would_refuse": [redact(refusal) for refusal in check.would_refuse],
         }
+        if 12 * len(repr(entry)) < self._max_chars:  # JSON has twelve for a character at most
+            return entry
         for name in ("parameters", "findings", "would_refuse", "detail", "reason"):
             if len(json.dumps(entry)) <= self._max_chars:
                 break

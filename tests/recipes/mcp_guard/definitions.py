@@ -71,7 +71,7 @@ def refuse_poisoned_tools(
         try:
             if hasattr(tool, "model_dump"):
                 tool = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
-            definition, _ = plain_copy(dict(tool), _LIMITS.max_params_chars, _LIMITS)
+            definition = plain_copy(dict(tool), _LIMITS.max_params_chars, _LIMITS).value
             name, whole = definition["name"], "\n".join(texts(definition, _LIMITS))
         except (KeyError, TypeError, ValueError) as error:
             raise PoisonedToolError(f"a definition of {server_name!r} is none: {error}") from None

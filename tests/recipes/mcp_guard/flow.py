@@ -19,7 +19,15 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 
 LOCK_TIMEOUT = 1.0  # seconds; no lock of ours is held for longer than a few look-ups
+_forks = [0]  # how many forks this process is away from the first
 
+
+def _forked() -> None:
+    _forks[0] += 1
+
+
+if hasattr(os, "register_at_fork"):  # to ask for the process at each lock takes longer than to lock
+    os.register_at_fork(after_in_child=_forked)
 
 Step = tuple["Part", tuple[Any, ...]]
 """One thing that may wait: a part, and what it is called with."""
@@ -39,11 +47,11 @@ class Lock:
     def __init__(self, after_fork: Callable[[], None] = lambda: None) -> None:
         """Call *after_fork* in a child before the lock is first taken there."""
         self._after_fork = after_fork
-        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._lock, self._forks = threading.Lock(), _forks[0]
 
     def __enter__(self) -> None:
-        if self._pid != os.getpid():
-            self._lock, self._pid = threading.Lock(), os.getpid()
+        if self._forks != _forks[0]:
+            self._lock, self._forks = threading.Lock(), _forks[0]
             self._after_fork()
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):
             raise TimeoutError("an interrupt left a lock taken")
@@ -61,12 +69,12 @@ class Pool:
         self._open()
 
     def _open(self) -> None:
-        self._pid, self._free = os.getpid(), threading.BoundedSemaphore(self._size)
+        self._forks, self._free = _forks[0], threading.BoundedSemaphore(self._size)
         self._threads = ThreadPoolExecutor(self._size, "mcp_guard")  # it starts none yet
 
     def submit(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run *call* in a thread, with this thread's context variables; return its future."""
-        if self._pid != os.getpid():  # a forked child has none of the threads
+        if self._forks != _forks[0]:  # a forked child has none of the threads
             self._open()
         free = self._free
         if not free.acquire(blocking=False):

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from .decisions import Limits
 
@@ -16,8 +16,15 @@ _ENDS = {"{": "}", "[": "]", '"': '"'}
 _DECODER = json.JSONDecoder()
 
 
-def plain_copy(value: Any, max_chars: int, limits: Limits) -> tuple[Any, list[str]]:
-    """Return a copy of *value* that shares nothing with it, and all keys and strings in it.
+class Copy(NamedTuple):
+    """A plain-JSON value that nobody else has, and what is known of it."""
+
+    value: Any
+    strings: list[str]  # its keys, and the strings in it
+
+
+def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
+    """Return a copy of *value* that shares nothing with it.
 
     Raises:
         ValueError: It is no plain JSON, has over *max_chars* characters, keys and punctuation
@@ -51,14 +58,15 @@ def plain_copy(value: Any, max_chars: int, limits: Limits) -> tuple[Any, list[st
     _check_strings(strings)
     if chars + items + sum(map(len, strings)) > max_chars:
         raise ValueError(f"over {max_chars} characters")
-    return top[0], strings
+    return Copy(top[0], strings)
 
 
 def _check_strings(strings: list[Any]) -> None:
     for kind in {*map(type, strings)} - {str}:  # a key's
         raise ValueError(f"no plain JSON, for a {kind.__name__} in it")
-    if any(_SURROGATE.search(text) for text in strings if not text.isascii()):
-        raise ValueError("no plain JSON, for half of a surrogate pair in it")
+    for text in strings:
+        if not text.isascii() and _SURROGATE.search(text):
+            raise ValueError("no plain JSON, for half of a surrogate pair in it")
 
 
 def _size(leaf: Any) -> int:

@@ -163,7 +163,7 @@ def redact(text: str) -> str:
 
 def may_hold_secrets(strings: list[str], redact: Callable[[str], str]) -> bool:
     """Return whether ``redact_tree`` may change a value that has these keys and *strings*."""
-    return [*map(redact, strings)] != strings or _hides("".join(strings))
+    return [redact(text) for text in strings] != strings or _hides("".join(strings))
 
 
 def redact_tree(
@@ -193,7 +193,7 @@ def _entries(
 ) -> dict[str, Any]:
     copy: dict[str, Any] = {}
     numbers = count(2)
-    pair = by_key and any(_names_a_secret(value[at]) for at in ("name", "key") if at in value)
+    pair = by_key and (_names_a_secret(value.get("name")) or _names_a_secret(value.get("key")))
     for key, item in value.items():
         shown = name = _text(key, redact, by_key)
         while name in copy:

@@ -4,6 +4,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import islice
 from math import inf
 from typing import Any
@@ -42,7 +43,7 @@ class Budget:
             TooManyCallersError: The caller is new, and there is no room for one more.
             TimeoutError: The lock could not be had.
         """
-        key = hashlib.sha256(caller.encode()).hexdigest()
+        key = _key(caller)
         with self._lock:
             self._now = self._clock()
             # Two others, so that no call pays for all that left before it, and the table shrinks.
@@ -99,6 +100,11 @@ class Window(Budget):
 
     def _forget(self, key: str) -> None:
         self._limiter.reset(key)
+
+
+@lru_cache  # both ask in turn
+def _key(caller: str) -> str:
+    return hashlib.sha256(caller.encode()).hexdigest()
 
 
 class _Buckets:
