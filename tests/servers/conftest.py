@@ -3,6 +3,6 @@
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)  # so anyio runs each test that is async
 def anyio_backend() -> str:
     return "asyncio"

@@ -1,7 +1,5 @@
 """Who a caller is, and what that depends on."""
 
-import subprocess
-import sys
 from typing import Any
 
 import httpx2
@@ -11,49 +9,52 @@ from mcp.server.auth.middleware.auth_context import auth_context_var, get_access
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
-from mcp.server.lowlevel import Server
-from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool
+from mcp.types import CallToolResult
 from mcp_guard.callers import bucket_label, verified_caller
 from pydantic import AnyHttpUrl
-from support.clients import MODES, connected, each_mode, each_sdk, over_http, served_over_http
-from support.servers import Log, add_shop, govern, guard_of, plain_server
-
-pytestmark = pytest.mark.anyio
+from support import ROOT
+from support.clients import (
+    MODES,
+    connected,
+    each_sdk,
+    each_sdk_and_mode,
+    over_http,
+    served_over_http,
+)
+from support.isolated import run_isolated
+from support.servers import (
+    SHOP,
+    Log,
+    govern,
+    guard_of,
+    low_level_server,
+    plain_server,
+    result,
+    shop,
+)
 
 
 def token(client: str = "webapp", subject: str | None = "alice", **claims: Any) -> AccessToken:
     return AccessToken(token="", client_id=client, subject=subject, scopes=[], claims=claims)
 
 
-def test_two_holders_are_never_one_caller() -> None:
+def test_two_holders_are_never_one_caller_and_each_can_call() -> None:
+    subjects = ["alice", "Alice", "alice ", "ali\u212be", "ali\u00e5e", None, "null", "x" * 500]
+    subjects += ["Ana Núñez", "\x00\n\u202e\ud800", "auth0|5f7c8ec7c33c6c004bbafe82"]
+    clients = ["webapp2", 'webapp", null, "alice', "\uff02webapp"]
     holders = [
-        token(),
-        token(subject="Alice"),
-        token(subject="alice "),
-        token(subject="ali\u212be"),
-        token(subject="ali\u00e5e"),
-        token(subject=None),
-        token(subject="null"),
-        token(client="webapp2"),
-        token(iss="https://a.example"),
-        token(iss="https://b.example"),
-        token(client='webapp", null, "alice'),
+        *(token(subject=subject) for subject in subjects),
+        *(token(client=client) for client in clients),
+        *(token(iss=issuer) for issuer in ("https://a.example", "https://b.example")),
         token(client='webapp", "x', subject='alice"'),
-        token(client="\uff02webapp"),
     ]
     callers = [verified_caller(holder, remote=True) for holder in holders]
     assert verified_caller(None, remote=True) == ""
     others = [verified_caller(None, remote=remote, allow_anonymous=True) for remote in (0, 1)]
     assert others == ["stdio", "anonymous"]
     assert len({*callers, *others}) == len(holders) + 2
-
-
-def test_every_id_that_a_token_gives_can_call() -> None:
     guard = guard_of("a")
-    for subject in ("x" * 500, "Ana Núñez", "\x00\n\u202e\ud800", "auth0|5f7c8ec7c33c6c004bbafe82"):
-        assert guard.check_call(
-            verified_caller(token(subject=subject), remote=True), "a", {}
-        ).allowed
+    assert all(guard.check_call(caller, "a", {}).allowed for caller in (*callers, *others))
 
 
 def test_labels_are_few_evenly_used_and_the_same_in_every_process() -> None:
@@ -62,10 +63,9 @@ def test_labels_are_few_evenly_used_and_the_same_in_every_process() -> None:
     counts = [labels.count(f"caller-{bucket}") for bucket in range(8)]
     assert sum(counts) == 4_000
     assert min(counts) > 400
-    code = "from mcp_guard.callers import bucket_label; print(bucket_label(8)('Ana \\ud800'))"
-    environment = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "1"}
-    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)  # noqa: S603
-    assert printed.strip() == label("Ana \ud800")
+    code = f"import sys; sys.path[:0] = {[str(ROOT / 'tests' / 'recipes')]}\n"
+    code += "from mcp_guard.callers import bucket_label; print(bucket_label(8)('Ana \\ud800'))"
+    assert run_isolated(code).strip() == label("Ana \ud800")
 
 
 @pytest.mark.parametrize("buckets", [0, -1, 1.5, True, "8", None])
@@ -77,62 +77,48 @@ def test_a_number_of_labels_that_is_none_is_refused(buckets: Any) -> None:
 SUBJECTS = {"token-1": "00u1AbCdEf", "token-2": "00u1aBcDeF"}
 
 
-class Tokens:
-    async def verify_token(self, text: str) -> AccessToken | None:
-        return token(subject=SUBJECTS[text]) if text in SUBJECTS else None
-
-
-def authorised(sdk: str, address: str) -> Any:
-    if sdk == "mcp":
-        auth = AuthSettings(
-            issuer_url=AnyHttpUrl("http://127.0.0.1:1/"),
-            resource_server_url=AnyHttpUrl(f"{address}/mcp"),
-            validate_token_resource=False,  # these tokens name none
-        )
-        return plain_server(sdk, token_verifier=Tokens(), auth=auth)
-    tokens = {
-        text: {"client_id": "webapp", "sub": subject, "scopes": []}
-        for text, subject in SUBJECTS.items()
-    }
-    return plain_server(sdk, auth=StaticTokenVerifier(tokens))
+def authorised_shop(sdk: str) -> Any:
+    tokens = StaticTokenVerifier(
+        {text: {"client_id": "webapp", "sub": SUBJECTS[text], "scopes": []} for text in SUBJECTS}
+    )
+    if sdk == "fastmcp":
+        return plain_server(sdk, *SHOP, auth=tokens)
+    nowhere = AnyHttpUrl("http://127.0.0.1:1/")  # these tokens name no resource
+    auth = AuthSettings(
+        issuer_url=nowhere, resource_server_url=nowhere, validate_token_resource=False
+    )
+    return plain_server(sdk, *SHOP, token_verifier=tokens, auth=auth)
 
 
 @each_sdk
 async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) -> None:
     log = Log()
-
-    def shop(address: str) -> Any:
-        guard = guard_of("search", max_tool_calls=2, audit_sink=log)
-        return govern(add_shop(authorised(sdk, address)), guard)
-
-    async with served_over_http(shop) as url:
-        async with over_http(sdk, url, token="token-1") as call:  # noqa: S106 - of this test
+    guard = guard_of("search", max_tool_calls=2, audit_sink=log)
+    server = govern(authorised_shop(sdk), guard)
+    async with served_over_http(server) as url:
+        async with over_http(url, token="token-1") as call:  # noqa: S106 - of this test
             for _ in range(2):
                 assert not (await call("search", query="tea")).is_error
             posing = await call("search", query="tea", meta={"client_id": "x", "subject": "y"})
             assert posing.text.startswith("Refused (budget)")
         for mode in MODES:  # a new session does not start a new budget
-            async with over_http(sdk, url, mode, "token-1") as call:
+            async with over_http(url, mode, "token-1") as call:
                 assert (await call("search", query="tea")).text.startswith("Refused (budget)")
-            async with over_http(sdk, url, mode, "token-2") as call:
+            async with over_http(url, mode, "token-2") as call:
                 assert not (await call("search", query="tea")).is_error
-        entries = len(log.entries)
+        entries = len(log)
         async with httpx2.AsyncClient(headers={"Authorization": "Bearer forged"}) as http:
             assert (await http.post(url, json={})).status_code == 401
-    assert len(log.entries) == entries
-    callers = {entry["agent_id"] for entry in log.entries}
+    assert len(log) == entries
+    callers = {entry["agent_id"] for entry in log}
     assert callers == {f'["webapp", null, "{subject}"]' for subject in SUBJECTS.values()}
 
 
-@each_mode
-@each_sdk
+@each_sdk_and_mode
 async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str) -> None:
     log = Log()
-
-    def shop(_address: str) -> Any:
-        return govern(add_shop(plain_server(sdk)), guard_of("search", audit_sink=log))
-
-    async with served_over_http(shop) as url, over_http(sdk, url, mode) as call:
+    server = served_over_http(shop(sdk, audit_sink=log))
+    async with server as url, over_http(url, mode) as call:
         assert await call.tools() == []
         told = await call("search", query="tea")
         assert told[:2] == (True, "Refused (caller): The caller is not known.")
@@ -140,18 +126,16 @@ async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str
 
 
 async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_caller() -> None:
-    async def list_tools(_ctx: Any, _params: Any) -> ListToolsResult:
+    def schema() -> dict[str, Any]:
         shelves = {"alice": ["open", "closed"], "bob": ["open"]}[get_access_token().subject]
-        schema = {"type": "object", "properties": {"shelf": {"enum": shelves}}}
-        return ListToolsResult(tools=[Tool(name="read", input_schema=schema)])
+        return {"properties": {"shelf": {"enum": shelves}}}
 
-    async def run(_ctx: Any, params: Any) -> CallToolResult:
-        return CallToolResult(content=[TextContent(text=params.arguments["shelf"])])
+    async def read(_ctx: Any, params: Any) -> CallToolResult:
+        return result(params.arguments["shelf"])
 
-    server = Server("shelves", on_list_tools=list_tools, on_call_tool=run)
-    govern(server, guard_of("read"))
+    server = govern(low_level_server(read, schema), guard_of("run"))
     for name, told in [("alice", "closed"), ("bob", "Refused (params)"), ("alice", "closed")]:
         auth_context_var.set(AuthenticatedUser(token(subject=name)))
         async with connected("mcp", server) as call:
-            assert (await call("read", shelf="closed")).text.startswith(told)
-            assert (await call("read", shelf="open")).text == "open"
+            assert (await call("run", shelf="closed")).text.startswith(told)
+            assert (await call("run", shelf="open")).text == "open"

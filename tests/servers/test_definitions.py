@@ -8,11 +8,9 @@ from fastmcp.server.transforms.search import RegexSearchTransform
 from mcp_guard.definitions import PoisonedToolError, refuse_poisoned_tools
 from mcp_guard.fastmcp_sdk import definitions
 from support.clients import connected, each_sdk
-from support.servers import add_shop, plain_server
+from support.servers import SHOP, plain_server
 
 from agent_mcp_governance import MCPSecurityScanner
-
-pytestmark = pytest.mark.anyio
 
 READ: dict[str, Any] = {
     "name": "read_note",
@@ -29,30 +27,27 @@ READ: dict[str, Any] = {
 }
 WRITE = {"name": "write_note", "description": "Write a note.", "inputSchema": {"type": "object"}}
 
-ORDINARY = [
-    "Get an issue; format: JSON. See https://docs.example.com/rest?page=1 for the fields.",
-    "Send email to a customer, or post to a channel, as curl would.",
-    "یادداشت می‌خواند",
-    "Who is in the picture: 👨‍👩‍👧",
-    "Call this before `get_docs`; you must pass an id, such as <org>/<project>.",
-    "Runs `SELECT` only; $(…) and ${x} are not expanded.",
-    "",
-]
-
 
 def refuse(*tools: Any, **options: Any) -> dict[str, str]:
     return refuse_poisoned_tools(tools, server_name="notes", **options)
 
 
-@pytest.mark.parametrize("description", ORDINARY)
+@pytest.mark.parametrize(
+    "description",
+    [
+        "Get an issue; format: JSON. See https://docs.example.com/rest?page=1 for the fields.",
+        "Send email to a customer, or post to a channel, as curl would.",
+        "یادداشت می‌خواند",
+        "Who is in the picture: 👨‍👩‍👧",
+        "Call this before `get_docs`; you must pass an id, such as <org>/<project>.",
+        "Runs `SELECT` only; $(…) and ${x} are not expanded.",
+        "",
+    ],
+)
 def test_an_ordinary_definition_passes_and_is_pinned(description: str) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"url": {"type": "string", "description": description}},
-    }
+    schema = {"properties": {"url": {"type": "string", "description": description}}}
     pins = refuse({**READ, "description": description, "inputSchema": schema})
-    assert list(pins) == ["read_note"]
-    assert len(pins["read_note"]) == 64
+    assert [(name, len(pin)) for name, pin in pins.items()] == [("read_note", 64)]
 
 
 def paths(value: Any, *steps: Any) -> list[tuple[Any, ...]]:
@@ -144,7 +139,7 @@ def test_what_is_no_definition_is_refused(tools: Any, match: str) -> None:
 
 @each_sdk
 async def test_what_a_client_lists_can_be_pinned(sdk: str) -> None:
-    async with connected(sdk, add_shop(plain_server(sdk))) as call:
+    async with connected(sdk, plain_server(sdk, *SHOP)) as call:
         listed = [await call.client.list_tools() for _ in range(2)]
     first, again = (getattr(tools, "tools", tools) for tools in listed)
     pins = refuse(*first)
@@ -152,20 +147,16 @@ async def test_what_a_client_lists_can_be_pinned(sdk: str) -> None:
     assert refuse(*again, pins=pins) == pins
 
 
-async def test_tools_that_fastmcp_does_not_list_can_be_pinned_too() -> None:
-    server = add_shop(plain_server("fastmcp"))
+async def test_each_version_and_what_fastmcp_does_not_list_can_be_pinned_too() -> None:
+    server = plain_server("fastmcp", *SHOP)
     server.tool(lambda: "", name="secret", description=f"Add. {TAG}", auth=lambda _context: False)
     with pytest.raises(PoisonedToolError, match="'secret': "):
         refuse(*await definitions(server))
     server.local_provider.remove_tool("secret")
+    for version in ("1", "2"):
+        server.tool(lambda: "", name="next", version=version)
+    assert {"next@1", "next@2"} < set(refuse(*await definitions(server)))
     server.add_transform(RegexSearchTransform())
     assert set(refuse(*await definitions(server))) == {"search_tools", "call_tool"}
     found = await definitions(server, ["refund", "no_such_tool"])
     assert set(refuse(*found)) == {"search_tools", "call_tool", "refund"}
-
-
-async def test_each_version_of_a_fastmcp_tool_is_pinned() -> None:
-    server = plain_server("fastmcp")
-    for version in ("1", "2"):
-        server.tool(lambda: "", name="next", version=version)
-    assert set(refuse(*await definitions(server))) == {"next@1", "next@2"}

@@ -8,10 +8,8 @@ import pytest
 from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 from fastmcp.server.transforms.search import RegexSearchTransform
 from mcp_guard import ToolRules, fastmcp_sdk, mcp_sdk
-from support.clients import connected, each_mode, each_sdk
-from support.servers import TOKEN, Log, add_shop, govern, guard_of, plain_server, shop_guard
-
-pytestmark = pytest.mark.anyio
+from support.clients import connected, each_sdk, each_sdk_and_mode
+from support.servers import SHOP, TOKEN, Log, govern, guard_of, plain_server, shop, shop_guard
 
 
 def server_with(sdk: str, *names: str) -> Any:
@@ -19,12 +17,6 @@ def server_with(sdk: str, *names: str) -> Any:
     for name in names:
         server.tool(name)(lambda: "done")
     return server
-
-
-@each_sdk
-async def test_an_allowed_tool_that_the_server_does_not_have_is_an_error(sdk: str) -> None:
-    with pytest.raises(ValueError, match=r"allows \['refnd'\]; 'shop' has \['delete_ord"):
-        govern(add_shop(plain_server(sdk)), guard_of("refnd", "search"))
 
 
 @each_sdk
@@ -44,21 +36,23 @@ def test_a_wrong_set_up_says_so(module: Any) -> None:
         module.govern(other, guard_of("a"))
     with pytest.raises(ValueError, match="guard must be a Guard"):
         module.govern(own, {"allowed_tools": ["a"]})
+    with pytest.raises(ValueError, match=r"allows \['b', 'c'\]; 'shop' has \['a'\]"):
+        module.govern(own, guard_of("c", "a", "b"))
     module.govern(own, guard_of("a"))
     with pytest.raises(ValueError, match="'shop' is governed already"):
         module.govern(own, guard_of("a"))
 
 
-@each_mode
-@each_sdk
-async def test_the_list_of_tools_is_what_the_caller_may_call(sdk: str, mode: str) -> None:
+@each_sdk_and_mode
+async def test_the_tools_listed_are_those_that_the_caller_may_call(sdk: str, mode: str) -> None:
     rules = {"b": ToolRules(callers=lambda caller: caller != "stdio")}
     server = govern(server_with(sdk, "a", "b", "c"), guard_of("a", "b", tools=rules))
     async with connected(sdk, server, mode) as call:
-        listed = await call.tools()
-        assert listed == ["a"]
-        for tool in ("a", "b", "c"):
-            assert (await call(tool)).is_error == (tool not in listed)
+        server.tool("late")(lambda: "done")
+        assert await call.tools() == ["a"]
+        assert (await call("a"))[:2] == (False, "done")
+        for tool in ("b", "c", "late"):
+            assert (await call(tool)).text.startswith("Refused (allow_list)")
 
 
 @each_sdk
@@ -69,36 +63,22 @@ async def test_observing_shows_and_runs_what_the_policy_would_refuse(sdk: str) -
         assert await call.tools() == ["a", "b"]
         assert not (await call("b")).is_error
         assert (await call("b", wrong=1)).is_error == (sdk == "fastmcp")  # its schema forbids it
-    assert log.entries[0]["would_refuse"] == ["allow_list: not on the allow list"]
-
-
-@each_sdk
-async def test_a_tool_that_is_added_later_is_refused_unless_allowed(sdk: str) -> None:
-    server = govern(server_with(sdk, "a"), guard_of("a"))
-    async with connected(sdk, server) as call:
-        server.tool("late")(lambda: "done")
-        assert await call.tools() == ["a"]
-        assert (await call("late")).text.startswith("Refused (allow_list)")
+    assert log[0]["would_refuse"] == ["allow_list: not on the allow list"]
 
 
 @each_sdk
 async def test_resources_and_prompts_are_not_governed(sdk: str) -> None:
     server, log = server_with(sdk, "a"), Log()
 
-    @server.resource("shop://terms")
     def terms() -> str:
-        """Return the terms."""
         return TOKEN
 
-    @server.prompt()
-    def greet() -> str:
-        """Greet."""
-        return TOKEN
-
+    server.resource("shop://terms")(terms)
+    server.prompt("greet")(terms)
     async with connected(sdk, govern(server, guard_of("a", audit_sink=log))) as call:
         assert TOKEN in str(await call.client.read_resource("shop://terms"))
         assert TOKEN in str(await call.client.get_prompt("greet"))
-    assert log.entries == []
+    assert log == []
 
 
 # Calls from tool to tool.
@@ -110,7 +90,6 @@ def nested_server(sdk: str) -> Any:
 
     @server.tool()
     async def outer() -> str:
-        """Let another tool do the work."""
         return str(await server.call_tool("inner", {}))
 
     return server
@@ -125,13 +104,13 @@ async def test_fastmcp_governs_and_charges_calls_from_tool_to_tool() -> None:
         assert "Refused (allow_list)" in (await call("outer")).text
 
 
+# If this fails, the SDK lets the guard see them: then govern them.
 async def test_the_official_sdk_shows_calls_from_tool_to_tool_to_nobody() -> None:
-    """If this fails, the SDK lets the guard see them: then govern them."""
     log = Log()
     server = govern(nested_server("mcp"), guard_of("outer", audit_sink=log))
     async with connected("mcp", server) as call:
         assert "inner ran" in (await call("outer")).text
-    assert {entry["tool_name"] for entry in log.entries} == {"outer"}
+    assert {entry["tool_name"] for entry in log} == {"outer"}
 
 
 # Mounted servers, searches and proxies, which only fastmcp has.
@@ -144,7 +123,6 @@ def child_that_calls_its_own_tools() -> Any:
 
     @child.tool()
     async def tidy(ctx: fastmcp.Context) -> str:
-        """Delete by the child's own call."""
         return str(await ctx.fastmcp.call_tool("delete", {}))
 
     return child
@@ -170,10 +148,10 @@ async def test_what_a_mounted_server_calls_itself_needs_a_guard_there() -> None:
 
 
 async def test_a_tool_behind_a_search_can_be_allowed_and_is_governed_by_its_name() -> None:
-    server = add_shop(plain_server("fastmcp"))
+    server = plain_server("fastmcp", *SHOP)
     server.add_transform(RegexSearchTransform())
-    guard = shop_guard("search_tools", "call_tool")
-    async with connected("fastmcp", govern(server, guard)) as call:
+    govern(server, shop_guard("search_tools", "call_tool"))
+    async with connected("fastmcp", server) as call:
         assert await call.tools() == ["search_tools", "call_tool"]
         found = await call("search_tools", pattern="refund|delete")
         assert "Pay back an order" in found.text
@@ -185,14 +163,12 @@ async def test_a_tool_behind_a_search_can_be_allowed_and_is_governed_by_its_name
             ("refund", {"order": "A-17", "amount": -500}, "Refused (params)"),
             ("refund", {"order": "A-17", "amount": 9_000}, "Refused (approval)"),
         ]:
-            refused = await call("call_tool", name=tool, arguments=arguments)
-            assert why in refused.text
+            assert why in (await call("call_tool", name=tool, arguments=arguments)).text
 
 
 async def test_a_proxy_of_another_server_is_governed_before_the_call_leaves() -> None:
     log = Log()
-    behind = govern(add_shop(plain_server("mcp")), shop_guard(audit_sink=log))
-    proxy = fastmcp.server.create_proxy(fastmcp.Client(behind))
+    proxy = fastmcp.server.create_proxy(fastmcp.Client(shop("mcp", audit_sink=log)))
     async with connected("fastmcp", govern(proxy, guard_of("search", "refund"))) as call:
         assert await call.tools() == ["search", "refund"]
         assert (await call("search", query="tea"))[1].startswith("tea 0")
@@ -203,10 +179,9 @@ async def test_a_proxy_of_another_server_is_governed_before_the_call_leaves() ->
 
 
 async def test_what_a_cache_of_fastmcp_answers_is_not_governed() -> None:
-    log, server = Log(), add_shop(plain_server("fastmcp"))
+    log, server = Log(), plain_server("fastmcp", *SHOP)
     server.add_middleware(ResponseCachingMiddleware())
     async with connected("fastmcp", govern(server, shop_guard(audit_sink=log))) as call:
         for _ in range(2):
-            paid = await call("refund", order="A-17", amount=40)
-            assert paid.text == "refunded 40 of A-17"
+            assert (await call("refund", order="A-17", amount=40)).text == "refunded 40 of A-17"
     assert log.stages() == ["allowed"]

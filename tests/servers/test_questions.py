@@ -2,95 +2,67 @@
 
 from typing import Any
 
+import fastmcp
 import pytest
-from mcp import MCPError
+from mcp import MCPError, types
+from mcp.server.mcpserver import Context
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
-from mcp.types import (
-    CallToolResult,
-    ElicitRequest,
-    ElicitRequestFormParams,
-    InputRequiredResult,
-    TextContent,
-)
 from mcp_guard import ToolRules
 from support.clients import connected, each_sdk
-from support.servers import TOKEN, Log, govern, guard_of, low_level_server, plain_server
-
-from agent_mcp_governance import ApprovalStatus
-
-pytestmark = pytest.mark.anyio
+from support.servers import (
+    TOKEN,
+    Approver,
+    Log,
+    govern,
+    guard_of,
+    low_level_server,
+    plain_server,
+    result,
+)
 
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}}
 
 
-def question(message: str, state: str = "started") -> InputRequiredResult:
-    params = ElicitRequestFormParams(message=message, requested_schema=SCHEMA)
-    return InputRequiredResult(
-        input_requests={"pick": ElicitRequest(params=params)}, request_state=state
+def question(message: str, state: str = "started") -> types.InputRequiredResult:
+    params = types.ElicitRequestFormParams(message=message, requested_schema=SCHEMA)
+    return types.InputRequiredResult(
+        input_requests={"pick": types.ElicitRequest(params=params)}, request_state=state
     )
-
-
-def asking_server(sdk: str, guard: Any, message: str) -> Any:
-    """A server whose tool asks the client for a path."""
-    server = plain_server(sdk)
-    if sdk == "mcp":
-        from mcp.server.mcpserver import Context
-    else:
-        from fastmcp import Context  # type: ignore[assignment]
-
-    @server.tool()
-    async def ask(ctx: Context, note: str = "") -> str | InputRequiredResult:
-        """Read a note that the user picks."""
-        if ctx.input_responses is None:
-            return question(message)
-        return f"read {ctx.input_responses['pick'].content['path']} {note}{ctx.request_state}"
-
-    return govern(server, guard)
 
 
 @each_sdk
 async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str) -> None:
-    seen: list[dict[str, Any]] = []
+    async def ask(ctx: Any, note: str = "") -> str | types.InputRequiredResult:
+        if ctx.input_responses is None:
+            return question(f"Which note of {TOKEN}?")
+        return f"read {ctx.input_responses['pick'].content['path']} {note}{ctx.request_state}"
 
-    async def approver(_caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
-        seen.append(params)
-        return ApprovalStatus.APPROVED
-
-    log = Log()
-    rules = {"ask": ToolRules(needs_approval=True)}
+    ask.__annotations__["ctx"] = Context if sdk == "mcp" else fastmcp.Context
+    approver, log, rules = Approver(), Log(), {"ask": ToolRules(needs_approval=True)}
     guard = guard_of("ask", tools=rules, approver=approver, audit_sink=log)
-    server = asking_server(sdk, guard, "Which note?")
+    server = govern(plain_server(sdk, ask), guard)
     async with connected(sdk, server, says={"path": "todo.txt"}) as call:
         assert (await call("ask", note="!"))[:2] == (False, "read todo.txt !started")
+        assert ["Which note of [REDACTED]?" in question for question in call.asked] == [True]
     answers = {"pick": {"action": "accept", "content": {"path": "todo.txt"}}}
     answered = {"note": "!", "inputResponses": answers, "requestState": "started"}
-    assert seen == [{"note": "!"}, answered]
-    assert log.entries[2]["parameters"] == answered
+    assert approver.seen == [{"note": "!"}, answered]
+    assert log[2]["parameters"] == answered
 
     async with connected(sdk, server, says={"path": "../secrets"}) as call:
         assert (await call("ask")).text.startswith("Refused (pattern)")
-    assert "secrets" not in str(seen[2:])
+    assert "secrets" not in str(approver.seen[2:])
 
 
-@each_sdk
-async def test_a_question_without_its_secrets_is_still_a_question(sdk: str) -> None:
-    server = asking_server(sdk, guard_of("ask"), f"Which note of {TOKEN}?")
-    asked: list[str] = []
-    async with connected(sdk, server, says={"path": "todo.txt"}, asked=asked) as call:
-        assert (await call("ask")).text == "read todo.txt started"
-    assert len(asked) == 1
-    assert "Which note of [REDACTED]?" in asked[0]
-
-
+# The SDK leaves it to such a server: without the guard a client writes it as it likes.
 async def test_the_state_of_a_low_level_server_is_its_own() -> None:
-    """The SDK leaves it to such a server: without the guard a client writes it as it likes."""
     states: list[str | None] = []
 
-    async def call_tool(_ctx: Any, params: Any) -> CallToolResult | InputRequiredResult:
+    async def call_tool(_ctx: Any, params: Any) -> types.CallToolResult | types.InputRequiredResult:
         states.append(params.request_state)
         if params.request_state is None:
             return question("Which?", "may refund 10")
-        return CallToolResult(content=[TextContent(text=params.request_state)])
+        return result(params.request_state)
 
     server = govern(low_level_server(call_tool), guard_of("run"))
     async with connected("mcp", server, says={"path": "a"}) as call:

@@ -1,31 +1,29 @@
 """An ordinary server in front of ordinary callers and others, over real transports."""
 
+import gc
+import itertools
 import json
 from pathlib import Path
-from typing import Any
 
-import pytest
 from support.clients import (
-    each_mode,
+    connected,
     each_sdk,
+    each_sdk_and_mode,
     over_http,
     over_stdio,
     run_ordinary_calls,
     served_over_http,
 )
-from support.servers import SHOP_TOOLS, TOKEN, Log, add_shop, govern, plain_server, shop_guard
-
-pytestmark = pytest.mark.anyio
+from support.servers import SHOP_TOOLS, TOKEN, Log, shop
 
 
-@each_mode
-@each_sdk
+@each_sdk_and_mode
 async def test_over_stdio_ordinary_calls_pass_and_others_are_refused(
     sdk: str, mode: str, tmp_path: Path
 ) -> None:
-    async with over_stdio(sdk, mode, tmp_path, "approve_small") as call:
+    async with over_stdio(sdk, mode, tmp_path) as call:
         assert await call.tools() == SHOP_TOOLS
-        await run_ordinary_calls(call, 200)
+        await run_ordinary_calls(call, 64)
         for tool, arguments, stage in [
             ("delete_orders", {}, "allow_list"),
             ("no_such_tool", {}, "allow_list"),
@@ -37,31 +35,40 @@ async def test_over_stdio_ordinary_calls_pass_and_others_are_refused(
             answer = await call(tool, **arguments)
             assert answer.is_error
             assert answer.text.startswith(f"Refused ({stage}): ")
-        # SQLite's own read-only mode, not a guess about the query.
-        assert (await call("run_sql", query="delete from orders")).is_error
         told = await call("search", query=TOKEN)
         assert told.result.structured_content["result"][0] == "[REDACTED] 0"
     assert not (tmp_path / "deleted").exists()
     audited = (tmp_path / "audit.jsonl").read_text()
     entries = [json.loads(line) for line in audited.splitlines()]
     calls = [entry["allowed"] for entry in entries if entry["direction"] == "call"]
-    assert (len(calls), sum(calls)) == (208, 202)
+    assert (len(calls), sum(calls)) == (71, 65)
     assert {entry["agent_id"] for entry in entries} == {"stdio"}
     assert TOKEN not in audited
 
 
-@each_mode
-@each_sdk
+@each_sdk_and_mode
 async def test_over_http_ordinary_calls_pass(sdk: str, mode: str) -> None:
     log = Log()
-
-    def shop(_address: str) -> Any:
-        guard = shop_guard(audit_sink=log)
-        return govern(add_shop(plain_server(sdk)), guard, allow_anonymous=True)
-
-    async with served_over_http(shop) as url, over_http(sdk, url, mode) as call:
+    server = served_over_http(shop(sdk, audit_sink=log, allow_anonymous=True))
+    async with server as url, over_http(url, mode) as call:
         assert await call.tools() == SHOP_TOOLS
-        await run_ordinary_calls(call, 200)
+        await run_ordinary_calls(call, 64)
         assert (await call("delete_orders")).text.startswith("Refused (allow_list): ")
-    assert len(log.entries) == 401
-    assert {entry["agent_id"] for entry in log.entries} == {"anonymous"}
+    assert len(log) == 129
+    assert {entry["agent_id"] for entry in log} == {"anonymous"}
+
+
+@each_sdk
+async def test_five_thousand_calls_in_a_row_pass_and_leave_nothing_behind(sdk: str) -> None:
+    log = Log()
+    seconds = itertools.count().__next__  # one for each look at the clock
+    window = {"max_calls_per_window": 100, "window_size": 50.0, "clock": seconds}
+    async with connected(sdk, shop(sdk, audit_sink=log, **window)) as call:
+        kept = []
+        for _ in range(5):
+            await run_ordinary_calls(call, 1_000)
+            assert len(log) == 2_000
+            log.clear()
+            gc.collect()
+            kept.append(len(gc.get_objects()))
+    assert kept[-1] - kept[0] < 400, kept  # a tenth of an object for each call

@@ -1,9 +1,10 @@
-"""The clients of both SDKs, joined in memory, over stdio and over HTTP."""
+"""In memory the client of either SDK; over stdio and HTTP the official one, for both servers."""
 
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,19 +14,32 @@ import httpx2
 import mcp
 import pytest
 import uvicorn
-from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from mcp import MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ElicitResult, TextContent
 
 from support import ROOT
-from support.servers import ordinary_call
+from support.servers import govern, guard_of, plain_server
 
+SDKS = ["mcp", "fastmcp"]
 MODES = ["auto", "legacy"]  # protocol 2026-07-28, and the handshake before it
 
-each_sdk = pytest.mark.parametrize("sdk", ["mcp", "fastmcp"])
+each_sdk = pytest.mark.parametrize("sdk", SDKS)
 each_mode = pytest.mark.parametrize("mode", MODES)
+each_sdk_and_mode = pytest.mark.parametrize(("sdk", "mode"), [*product(SDKS, MODES)])
+
+# What a guard could mistake for something else: ids, quotes, code, paths, markup, other scripts.
+TEXTS = [
+    "card 4111 1111 1111 1111, order 4111111111111111",
+    "Ignore the previous mail, Ana Núñez; the system: prompt is fixed",
+    "`rm -rf build/` and $(date) in the Makefile, as ever...",
+    "https://example.com/a?b=c&token=page-2 and /home/ana/notes.txt",
+    "<b>50%</b> off; format: A4\tlandscape\n",
+    '{"id": "123-45-6789", "lines": ["one\\n", "two\\/"]}',
+    "密钥 مفتاح कुंजी 👨‍👩‍👧",
+    "'; DROP TABLE students; -- as the comic has it",
+]
 
 
 class Answer(NamedTuple):
@@ -37,8 +51,8 @@ class Answer(NamedTuple):
 class Client:
     """What the tests ask of a client of either SDK."""
 
-    def __init__(self, client: Any, **options: Any) -> None:
-        self.client, self._options = client, options
+    def __init__(self, client: Any, asked: list[str], **options: Any) -> None:
+        self.client, self.asked, self._options = client, asked, options
 
     async def __call__(self, tool: str, /, *, meta: Any = None, **arguments: Any) -> Answer:
         """Call a tool."""
@@ -56,82 +70,77 @@ class Client:
 
 @asynccontextmanager
 async def connected(
-    sdk: str,
-    target: Any,
-    mode: str = "auto",
-    *,
-    says: dict[str, Any] | None = None,
-    asked: list[str] | None = None,
+    sdk: str, target: Any, mode: str = "auto", says: dict[str, Any] | None = None
 ) -> AsyncIterator[Client]:
-    """Connect the client of *sdk* to a server or transport.
-
-    *says* answers the questions of its tools, and *asked* gets them.
-    """
+    """Connect the client of *sdk* to a server or transport; *says* answers what its tools ask."""
+    asked: list[str] = []
 
     async def elicited(*question: Any) -> ElicitResult:
-        if asked is not None:
-            asked.append(str(question))
+        asked.append(str(question))
         return ElicitResult(action="accept", content=says)
 
     if sdk == "mcp":
         async with mcp.Client(target, mode=mode, elicitation_callback=elicited) as client:
-            yield Client(client)
+            yield Client(client, asked)
     else:
         async with fastmcp.Client(target, mode=mode, elicitation_handler=elicited) as client:
-            yield Client(client, raise_on_error=False)
+            yield Client(client, asked, raise_on_error=False)
 
 
 @asynccontextmanager
-async def over_stdio(sdk: str, mode: str, folder: Path, approver: str) -> AsyncIterator[Client]:
+async def serving(
+    sdk: str, *tools: Callable[..., Any], mode: str = "auto", **options: Any
+) -> AsyncIterator[Client]:
+    """Connect to a server of *tools*, governed by a guard of *options* that allows them all."""
+    guard = guard_of(*(tool.__name__ for tool in tools), **options)
+    async with connected(sdk, govern(plain_server(sdk, *tools), guard), mode) as call:
+        yield call
+
+
+@asynccontextmanager
+async def over_stdio(sdk: str, mode: str, folder: Path) -> AsyncIterator[Client]:
     """Serve the shop in another process that works in *folder*, and connect to it."""
-    arguments = ["-m", "support.servers", sdk, approver]
-    paths = f"{ROOT / 'tests'}:{ROOT / 'tests' / 'recipes'}"
+    paths = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'tests' / 'recipes'}"}
+    arguments = ["-m", "support.servers", sdk]
+    process = StdioServerParameters(command=sys.executable, args=arguments, env=paths, cwd=folder)
     with (folder / "stderr.txt").open("w") as errors:
-        options: dict[str, Any] = {"env": {"PYTHONPATH": paths}, "cwd": str(folder)}
-        transport: Any
-        if sdk == "mcp":
-            parameters = StdioServerParameters(command=sys.executable, args=arguments, **options)
-            transport = stdio_client(parameters, errlog=errors)
-        else:
-            transport = StdioTransport(
-                sys.executable, arguments, keep_alive=False, log_file=errors, **options
-            )
-        async with connected(sdk, transport, mode) as client:
+        async with connected("mcp", stdio_client(process, errors), mode) as client:
             yield client
 
 
 @asynccontextmanager
-async def served_over_http(server: Callable[[str], Any]) -> AsyncIterator[str]:
-    """Serve what *server* makes of its address; yield the URL."""
+async def served_over_http(server: Any) -> AsyncIterator[str]:
+    """Serve *server*; yield its URL."""
+    is_fastmcp = isinstance(server, fastmcp.FastMCP)
+    app = server.http_app(path="/mcp") if is_fastmcp else server.streamable_http_app()
+    running = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listener:  # clients wait in its queue
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        made = server(address)
-        is_fastmcp = isinstance(made, fastmcp.FastMCP)
-        app = made.http_app(path="/mcp") if is_fastmcp else made.streamable_http_app()
-        running = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none"))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(running.serve, [listener])
-            yield f"{address}/mcp"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
             running.should_exit = True
 
 
 @asynccontextmanager
-async def over_http(
-    sdk: str, url: str, mode: str = "auto", token: str | None = None
-) -> AsyncIterator[Client]:
+async def over_http(url: str, mode: str = "auto", token: str = "") -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with AsyncExitStack() as stack:
-        transport: Any = StreamableHttpTransport(url, headers)
-        if sdk == "mcp":
-            http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers))
-            transport = streamable_http_client(url, http_client=http)
-        yield await stack.enter_async_context(connected(sdk, transport, mode))
+    async with httpx2.AsyncClient(headers=headers) as http:
+        transport = streamable_http_client(url, http_client=http)
+        async with connected("mcp", transport, mode) as client:
+            yield client
 
 
 async def run_ordinary_calls(call: Client, count: int) -> None:
+    """Make calls that have to pass, with arguments that have to come as they were sent."""
     for number in range(count):
-        tool, arguments = ordinary_call(number)
+        text = TEXTS[number // 4 % len(TEXTS)]
+        tool, arguments = [
+            ("search", {"query": text, "limit": number % 9 + 1}),
+            ("refund", {"order": f"A-{number}", "amount": number % 5_000 + 1}),
+            ("run_sql", {"query": "select * from orders where city <> 'delete'"}),
+            ("send_email", {"to": "ana@example.com", "subject": "Re: order", "body": text}),
+        ][number % 4]
         answer = await call(tool, **arguments)
         assert not answer.is_error, (tool, arguments, answer.text)
-        if tool == "search":  # as it was sent
-            assert answer.result.structured_content["result"][0] == f"{arguments['query']} 0"
+        if tool == "search":
+            assert answer.result.structured_content["result"][0] == f"{text} 0"

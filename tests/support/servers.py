@@ -1,164 +1,114 @@
 """The shop of the README on either SDK, and the guard in front of it.
 
-``python -m support.servers mcp|fastmcp APPROVER`` serves it over stdio, and writes what it audits
-to ``audit.jsonl`` in the working directory.
+``python -m support.servers mcp|fastmcp`` serves it over stdio, and audits to ``audit.jsonl``.
 """
 
-import asyncio
-import sqlite3
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
+from fastmcp import FastMCP
 from mcp.server.lowlevel import Server
-from mcp.types import ListToolsResult, Tool
-from mcp_guard import Guard, JsonLinesAuditSink, ToolRules
+from mcp.server.mcpserver import MCPServer
+from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool
+from mcp_guard import Guard, JsonLinesAuditSink, ToolRules, fastmcp_sdk, mcp_sdk
 from pydantic import Field
 
-from agent_mcp_governance import ApprovalStatus, GovernancePolicy
+from agent_mcp_governance import ApprovalStatus
+from support.guards import Entries, make_guard
 
 SHOP_TOOLS = ["search", "refund", "run_sql", "send_email"]
 TOKEN = "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"  # of no account
 
 
-class Log:
-    """An audit sink that keeps its entries."""
+class Log(Entries):
+    def stages(self, direction: str = "call") -> list[str]:
+        return [entry["stage"] for entry in self if entry["direction"] == direction]
 
-    blocking = False
+
+class Approver:
+    """Approves everything, and keeps what it was shown."""
 
     def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self.record = self.entries.append
+        self.seen: list[dict[str, Any]] = []
 
-    def stages(self, direction: str = "call") -> list[str]:
-        return [entry["stage"] for entry in self.entries if entry["direction"] == direction]
+    async def __call__(self, _caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
+        self.seen.append(params)
+        return ApprovalStatus.APPROVED
 
 
-def plain_server(sdk: str, **options: Any) -> Any:
-    """Return an empty server of *sdk*; *options* are those of its constructor."""
-    if sdk == "mcp":
-        from mcp.server.mcpserver import MCPServer
-
-        return MCPServer("shop", log_level="CRITICAL", **options)
-    from fastmcp import FastMCP
-
-    return FastMCP("shop", **options)
+def plain_server(sdk: str, *tools: Callable[..., Any], **options: Any) -> Any:
+    """Return a server of *sdk* with *tools*; *options* are those of its constructor."""
+    quiet = {"log_level": "CRITICAL"} if sdk == "mcp" else {}
+    server = (MCPServer if sdk == "mcp" else FastMCP)("shop", **quiet, **options)
+    for tool in tools:
+        server.tool()(tool)
+    return server
 
 
 def govern(server: Any, guard: Guard, **options: Any) -> Any:
     """Govern *server*, whichever SDK it is of; return it."""
-    if type(server).__module__.startswith("fastmcp"):
-        from mcp_guard import fastmcp_sdk
-
-        fastmcp_sdk.govern(server, guard, **options)
-    else:
-        from mcp_guard import mcp_sdk
-
-        mcp_sdk.govern(server, guard, **options)
+    sdk = fastmcp_sdk if isinstance(server, FastMCP) else mcp_sdk
+    sdk.govern(server, guard, **options)
     return server
 
 
 def guard_of(*tools: str, **options: Any) -> Guard:
-    """Return a guard that allows *tools*, and a million calls unless *options* say otherwise."""
-    policy = GovernancePolicy(
-        name="shop",
-        allowed_tools=list(tools),
-        blocked_patterns=["../"],
-        max_tool_calls=options.pop("max_tool_calls", 10**6),
-    )
-    counts = {"max_calls_per_window": 10**6, "window_size": 60.0, "budget_period": None}
-    return Guard(policy, **{"audit_sink": Log(), **counts, **options})
+    return make_guard(allowed_tools=list(tools), blocked_patterns=["../"], **options)[0]
 
 
-def add_shop(server: Any) -> Any:
-    """Add four ordinary tools, and one that must never run; return the server."""
-
-    @server.tool()
-    def search(query: str, limit: Annotated[int, Field(ge=1, le=100)] = 10) -> list[str]:
-        """Find products."""
-        return [f"{query} {number}" for number in range(min(limit, 3))]
-
-    @server.tool()
-    def refund(
-        order: str, amount: Annotated[int, Field(ge=1)], notes: list[str] | None = None
-    ) -> str:
-        """Pay back an order, in cents."""
-        return f"refunded {amount} of {order} {notes or ''}".strip()
-
-    @server.tool()
-    def run_sql(query: str) -> list[dict[str, Any]]:
-        """Query the orders, read-only."""
-        with closing(sqlite3.connect(":memory:")) as orders:
-            orders.row_factory = sqlite3.Row
-            orders.execute("create table orders as select 'A-17' as id, 'Oslo' as city")
-            orders.execute("pragma query_only = on")
-            return [dict(row) for row in orders.execute(query)]
-
-    @server.tool()
-    def send_email(to: str, subject: str, body: str) -> str:
-        """Send an e-mail."""
-        return f"sent to {to}: {subject} ({len(body)} characters)"
-
-    @server.tool()
-    def delete_orders() -> str:
-        """Delete every order."""
-        Path("deleted").touch()
-        return "deleted"
-
-    return server
+def search(query: str, limit: Annotated[int, Field(ge=1, le=100)] = 10) -> list[str]:
+    """Find products."""
+    return [f"{query} {number}" for number in range(min(limit, 3))]
 
 
-# What a guard could mistake for something else: ids, quotes, code, paths, markup, other scripts.
-TEXTS = [
-    "card 4111 1111 1111 1111, order 4111111111111111",
-    "Ignore the previous mail, Ana Núñez; the system: prompt is fixed",
-    "`rm -rf build/` and $(date) in the Makefile, as ever...",
-    "https://example.com/a?b=c&token=page-2 and /home/ana/notes.txt",
-    "<b>50%</b> off; format: A4\tlandscape\n",
-    '{"id": "123-45-6789", "lines": ["one\\n", "two\\/"]}',
-    "密钥 مفتاح कुंजी 👨‍👩‍👧",
-    "'; DROP TABLE students; -- as the comic has it",
-]
+def refund(order: str, amount: Annotated[int, Field(ge=1)], notes: list[str] | None = None) -> str:
+    """Pay back an order, in cents."""
+    return f"refunded {amount} of {order} {notes or ''}".strip()
 
 
-def ordinary_call(number: int) -> tuple[str, dict[str, Any]]:
-    """Return the tool and the arguments of one of many calls that have to pass."""
-    text = TEXTS[number // 4 % len(TEXTS)]
-    return [
-        ("search", {"query": text, "limit": number % 9 + 1}),
-        ("refund", {"order": f"A-{number}", "amount": number % 5_000 + 1}),
-        ("run_sql", {"query": "select * from orders where city <> 'delete'"}),
-        ("send_email", {"to": "ana@example.com", "subject": "Re: order", "body": text}),
-    ][number % 4]
+def run_sql(query: str) -> list[dict[str, Any]]:
+    """Query the orders, as a database user that may only read."""
+    return [{"id": "A-17", "city": "Oslo", "query": query}]
 
 
-def low_level_server(call_tool: Callable[..., Any], **schema: Any) -> Server[Any]:
+def send_email(to: str, subject: str, body: str) -> str:
+    """Send an e-mail."""
+    return f"sent to {to}: {subject} ({len(body)} characters)"
+
+
+def delete_orders() -> str:
+    """Delete every order."""
+    Path("deleted").touch()
+    return "deleted"
+
+
+# Four ordinary tools, and one that must never run.
+SHOP = [search, refund, run_sql, send_email, delete_orders]
+
+
+def low_level_server(
+    call_tool: Callable[..., Any], schema: Callable[[], dict[str, Any]] = dict
+) -> Server[Any]:
     """Return a low-level server whose only tool is "run", listed on its second page."""
 
     async def list_tools(_ctx: Any, params: Any) -> ListToolsResult:
         if params.cursor is None:
             return ListToolsResult(tools=[], next_cursor="2")
-        return ListToolsResult(tools=[Tool(name="run", input_schema={"type": "object", **schema})])
+        given = {"type": "object", **schema()}
+        return ListToolsResult(tools=[Tool(name="run", input_schema=given)])
 
     return Server("shop", on_list_tools=list_tools, on_call_tool=call_tool)
+
+
+def result(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=text)])
 
 
 def approve_small(_caller: str, _tool: str, params: dict[str, Any]) -> ApprovalStatus:
     """Approve refunds up to 5,000 cents."""
     return ApprovalStatus.APPROVED if params["amount"] <= 5_000 else ApprovalStatus.DENIED
-
-
-async def give_up(*_: object) -> ApprovalStatus:
-    """Wait for an answer whose future is cancelled, as a chat library does that disconnects."""
-    answer = asyncio.get_running_loop().create_future()
-    answer.cancel()
-    await answer
-    return ApprovalStatus.APPROVED
-
-
-APPROVERS: dict[str, Callable[..., Any]] = {"approve_small": approve_small, "give_up": give_up}
 
 
 def shop_guard(*more: str, **options: Any) -> Guard:
@@ -167,13 +117,16 @@ def shop_guard(*more: str, **options: Any) -> Guard:
     return guard_of(*SHOP_TOOLS, *more, **{"tools": rules, "approver": approve_small, **options})
 
 
-def main() -> None:
-    sdk, approver = sys.argv[1:]
-    server = add_shop(plain_server(sdk))
-    guard = shop_guard(audit_sink=JsonLinesAuditSink("audit.jsonl"), approver=APPROVERS[approver])
-    govern(server, guard)
+def shop(sdk: str, *, allow_anonymous: bool = False, **options: Any) -> Any:
+    """Return that shop, governed by that guard, of which *options* are."""
+    guard = shop_guard(**options)
+    return govern(plain_server(sdk, *SHOP), guard, allow_anonymous=allow_anonymous)
+
+
+def main(sdk: str) -> None:
+    server = shop(sdk, audit_sink=JsonLinesAuditSink("audit.jsonl"))
     server.run("stdio", **({"show_banner": False} if sdk == "fastmcp" else {}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
