@@ -96,15 +96,15 @@ async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) 
     guard = guard_of("search", max_tool_calls=2, audit_sink=log)
     server = govern(authorised_shop(sdk), guard)
     async with served_over_http(server) as url:
-        async with over_http(url, token="token-1") as call:  # noqa: S106 - of this test
+        async with over_http(sdk, url, token="token-1") as call:  # noqa: S106 - of this test
             for _ in range(2):
                 assert not (await call("search", query="tea")).is_error
             posing = await call("search", query="tea", meta={"client_id": "x", "subject": "y"})
             assert posing.text.startswith("Refused (budget)")
         for mode in MODES:  # a new session does not start a new budget
-            async with over_http(url, mode, "token-1") as call:
+            async with over_http(sdk, url, mode, "token-1") as call:
                 assert (await call("search", query="tea")).text.startswith("Refused (budget)")
-            async with over_http(url, mode, "token-2") as call:
+            async with over_http(sdk, url, mode, "token-2") as call:
                 assert not (await call("search", query="tea")).is_error
         entries = len(log)
         async with httpx2.AsyncClient(headers={"Authorization": "Bearer forged"}) as http:
@@ -118,7 +118,7 @@ async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) 
 async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str) -> None:
     log = Log()
     server = served_over_http(shop(sdk, audit_sink=log))
-    async with server as url, over_http(url, mode) as call:
+    async with server as url, over_http(sdk, url, mode) as call:
         assert await call.tools() == []
         told = await call("search", query="tea")
         assert told[:2] == (True, "Refused (caller): The caller is not known.")

@@ -23,7 +23,7 @@ async def test_over_stdio_ordinary_calls_pass_and_others_are_refused(
 ) -> None:
     async with over_stdio(sdk, mode, tmp_path) as call:
         assert await call.tools() == SHOP_TOOLS
-        await run_ordinary_calls(call, 64)
+        await run_ordinary_calls(call, 200)
         for tool, arguments, stage in [
             ("delete_orders", {}, "allow_list"),
             ("no_such_tool", {}, "allow_list"),
@@ -41,7 +41,7 @@ async def test_over_stdio_ordinary_calls_pass_and_others_are_refused(
     audited = (tmp_path / "audit.jsonl").read_text()
     entries = [json.loads(line) for line in audited.splitlines()]
     calls = [entry["allowed"] for entry in entries if entry["direction"] == "call"]
-    assert (len(calls), sum(calls)) == (71, 65)
+    assert (len(calls), sum(calls)) == (207, 201)
     assert {entry["agent_id"] for entry in entries} == {"stdio"}
     assert TOKEN not in audited
 
@@ -50,11 +50,11 @@ async def test_over_stdio_ordinary_calls_pass_and_others_are_refused(
 async def test_over_http_ordinary_calls_pass(sdk: str, mode: str) -> None:
     log = Log()
     server = served_over_http(shop(sdk, audit_sink=log, allow_anonymous=True))
-    async with server as url, over_http(url, mode) as call:
+    async with server as url, over_http(sdk, url, mode) as call:
         assert await call.tools() == SHOP_TOOLS
-        await run_ordinary_calls(call, 64)
+        await run_ordinary_calls(call, 200)
         assert (await call("delete_orders")).text.startswith("Refused (allow_list): ")
-    assert len(log) == 129
+    assert len(log) == 401
     assert {entry["agent_id"] for entry in log} == {"anonymous"}
 
 

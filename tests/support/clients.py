@@ -1,4 +1,4 @@
-"""In memory the client of either SDK; over stdio and HTTP the official one, for both servers."""
+"""The client of each SDK: in memory, over stdio and over HTTP."""
 
 import socket
 import sys
@@ -14,6 +14,7 @@ import httpx2
 import mcp
 import pytest
 import uvicorn
+from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from mcp import MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
@@ -102,9 +103,16 @@ async def over_stdio(sdk: str, mode: str, folder: Path) -> AsyncIterator[Client]
     """Serve the shop in another process that works in *folder*, and connect to it."""
     paths = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'tests' / 'recipes'}"}
     arguments = ["-m", "support.servers", sdk]
-    process = StdioServerParameters(command=sys.executable, args=arguments, env=paths, cwd=folder)
+    options: dict[str, Any] = {"env": paths, "cwd": str(folder)}
     with (folder / "stderr.txt").open("w") as errors:
-        async with connected("mcp", stdio_client(process, errors), mode) as client:
+        transport: Any
+        if sdk == "mcp":
+            process = StdioServerParameters(command=sys.executable, args=arguments, **options)
+            transport = stdio_client(process, errors)
+        else:
+            options |= {"keep_alive": False, "log_file": errors}
+            transport = StdioTransport(sys.executable, arguments, **options)
+        async with connected(sdk, transport, mode) as client:
             yield client
 
 
@@ -122,11 +130,15 @@ async def served_over_http(server: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def over_http(url: str, mode: str = "auto", token: str = "") -> AsyncIterator[Client]:
+async def over_http(
+    sdk: str, url: str, mode: str = "auto", token: str = ""
+) -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with httpx2.AsyncClient(headers=headers) as http:
-        transport = streamable_http_client(url, http_client=http)
-        async with connected("mcp", transport, mode) as client:
+        transport: Any = StreamableHttpTransport(url, headers)
+        if sdk == "mcp":
+            transport = streamable_http_client(url, http_client=http)
+        async with connected(sdk, transport, mode) as client:
             yield client
 
 
