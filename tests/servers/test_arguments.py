@@ -221,11 +221,25 @@ async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(m
     assert ran == [{"a": "[1]"}]
 
 
-def test_what_no_property_is_to_blame_for_is_said_of_all_arguments() -> None:
-    validate = validator({"patternProperties": {"^x-": {"type": "integer"}}})
-    assert validate({"x-a": 1, "b": ""}) == {"x-a": 1, "b": ""}
-    with pytest.raises(ValueError, match="not valid: they: not as the schema says"):
-        validate({"x-a": ""})
+def test_what_no_property_alone_is_to_blame_for_is_said_without_a_reason() -> None:
+    holding_itself = {"$dynamicAnchor": "self", "properties": {"a": {"$dynamicRef": "#self"}}}
+    for schema, wrong, named in (
+        ({"patternProperties": {"^x-": {"type": "integer"}}}, {"x-a": ""}, "they"),
+        ({"type": "object", **holding_itself}, {"a": 1}, "a"),
+    ):
+        validate = validator(schema)
+        assert validate({"b": ""}) == {"b": ""}
+        with pytest.raises(ValueError, match=f"not valid: {named}: not as the schema says"):
+            validate(wrong)
+
+
+def test_a_schema_of_an_older_draft_is_read_as_that() -> None:
+    above = {"type": "integer", "minimum": 0, "exclusiveMinimum": True}
+    draft = "http://json-schema.org/draft-04/schema#"
+    validate = validator({"$schema": draft, "properties": {"a": above}})
+    assert validate({"a": 1}) == {"a": 1}
+    with pytest.raises(ValueError, match="not valid: a: it is less than or equal to"):
+        validate({"a": 0})
 
 
 def test_no_half_of_a_secret_is_said_of_arguments_that_are_not_valid() -> None:

@@ -68,9 +68,10 @@ def _wrong(schema: dict[str, Any], arguments: dict[str, Any]) -> str:
     # Only where nothing refers to another part: where unions hold themselves, collecting the errors
     # of each branch takes time in two to the power of their depth.
     properties = schema.get("properties", {})
-    flat = {name: part for name, part in properties.items() if '"$ref"' not in json.dumps(part)}
+    flat = {name: part for name, part in properties.items() if '"$' not in json.dumps(part)}
     others = properties.keys() - flat.keys()
-    shallow = {key: schema[key] for key in ("required", "additionalProperties") if key in schema}
+    kept = ("$schema", "required", "additionalProperties")
+    shallow = {key: schema[key] for key in kept if key in schema}
     try:
         _compiled({**shallow, "properties": dict.fromkeys(others, True) | flat}).validate(arguments)
     except ValidationError as error:
