@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mcp_guard import Guard, JsonLinesAuditSink, Limits, flow
 from mcp_guard.windows import Window
-from support.guards import make_guard, run
+from support.guards import Sync, in_both_forms, make_guard, run
 
 from agent_mcp_governance import ApprovalStatus
 
@@ -114,19 +114,31 @@ async def cancelled(*_: object) -> Any:
     return await future
 
 
-@pytest.mark.parametrize("option", ["approver", "limiter", "budget", "detectors"])
-def test_a_part_whose_own_future_is_cancelled_denies(option: str) -> None:
-    given = {"approver": cancelled, "detectors": [cancelled]}
-    counter = SimpleNamespace(try_acquire=cancelled)
-    guard, log = make_guard(
-        require_human_approval=option == "approver", **{option: given.get(option, counter)}
-    )
-    if option == "detectors":
-        decision = run(guard.acheck_response("alice", "search", "text"))
-    else:
-        decision = run(guard.acheck_call("alice", "search", {}))
-    assert not decision.allowed
-    assert "CancelledError" in log[0]["detail"]
+@in_both_forms
+@pytest.mark.parametrize("error", [ValueError, StopIteration, asyncio.CancelledError, None])
+@pytest.mark.parametrize(
+    ("option", "refusal"),
+    [
+        ("limiter", "rate_limit): Calls cannot be counted now: try again later."),
+        ("budget", "budget): Calls cannot be counted now: try again later."),
+        ("approver", "approval): The approver failed."),
+        ("detectors", "detector): The response was withheld: a detector found something in it."),
+    ],
+)
+def test_a_part_that_fails_denies_and_only_the_type_of_its_error_is_told(
+    check: Any, error: Any, option: str, refusal: str
+) -> None:
+    def fail(*_: object) -> Any:
+        raise error("private")
+
+    part, name = (fail, error.__name__) if error else (cancelled, "CancelledError")
+    if not error and check is Sync:  # which closes the coroutine
+        name = "TypeError"
+    given = {"approver": part, "detectors": [part]}.get(option, SimpleNamespace(try_acquire=part))
+    guard, log = make_guard(require_human_approval=option == "approver", **{option: given})
+    decide = check.response if option == "detectors" else check.call
+    assert decide(guard, "alice", "search", {}).refusal == f"Refused ({refusal}"
+    assert log[0]["detail"].removeprefix("a detector failed: ") == name
 
 
 def test_a_lock_that_is_never_released_refuses_and_does_not_hang(
