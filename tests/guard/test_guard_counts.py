@@ -87,22 +87,21 @@ def test_a_window_slides_and_counts_calls_that_a_later_check_refuses() -> None:
         assert stages(guard, "alice", "alice") == ["allowed", "rate_limit"]
 
 
-def test_a_budget_is_whole_again_after_its_period_and_only_calls_that_would_run_spend_it() -> None:
-    clock = Clock()
-    guard, _ = make_guard(max_tool_calls=2, budget_period=60.0, clock=clock, blocked_patterns=["x"])
-    forever, _ = make_guard(max_tool_calls=2, budget_period=None, clock=clock)
-    for one in (guard, forever):
-        assert not one.check_call("alice", "none", {}).allowed
-        assert one.check_response("alice", "search", "text").allowed
-        if one is guard:
-            assert one.check_call("alice", "search", {"x": 1}).stage == "pattern"
-        assert stages(one, *["alice"] * 3) == ["allowed", "allowed", "budget"]
+@pytest.mark.parametrize("period", [60.0, None])
+def test_a_budget_is_whole_again_after_its_period_and_only_calls_that_would_run_spend_it(
+    period: float | None,
+) -> None:
+    clock, options = Clock(), {"max_tool_calls": 2, "blocked_patterns": ["x"]}
+    guard, _ = make_guard(budget_period=period, clock=clock, **options)
+    assert guard.check_call("alice", "none", {}).stage == "allow_list"
+    assert guard.check_call("alice", "search", {"x": 1}).stage == "pattern"
+    assert guard.check_response("alice", "search", "text").allowed
+    assert stages(guard, *["alice"] * 3) == ["allowed", "allowed", "budget"]
     clock.now += 59.0
     assert stages(guard, "alice", "bob") == ["budget", "allowed"]
-    clock.now += 1.0
-    assert stages(guard, *["alice"] * 3) == ["allowed", "allowed", "budget"]
-    clock.now += 1e9
-    assert stages(forever, "alice") == ["budget"]
+    clock.now += 1.0 if period else 1e9
+    whole = ["allowed", "allowed", "budget"]
+    assert stages(guard, *["alice"] * 3) == (whole if period else ["budget"] * 3)
 
 
 def test_a_refusal_says_what_is_allowed_in_which_time() -> None:
@@ -161,14 +160,16 @@ def test_with_as_many_callers_as_may_be_a_new_one_waits_until_one_is_over(
     assert found == {"allowed" if period else "budget"}
 
 
-def test_no_caller_is_forgotten_early() -> None:
-    clock, limits = Clock(), Limits(max_callers=2)
-    guard, _ = make_guard(max_calls_per_window=3, window_size=10.0, limits=limits, clock=clock)
-    assert stages(guard, "alice", "bob", "alice") == ["allowed"] * 3
+def test_a_caller_is_forgotten_a_window_after_the_last_granted_call_and_not_before() -> None:
+    clock, limits = Clock(), Limits(max_callers=3)
+    options = {"max_calls_per_window": 2, "window_size": 10.0, "budget_period": 10.0}
+    guard, _ = make_guard(**options, clock=clock, limits=limits)
+    granted, refused = ["allowed"] * 2, ["rate_limit"] * 2
+    assert stages(guard, "alice", "bob", "carol", "carol") == granted * 2
     clock.now += 5.0
-    assert stages(guard, "alice", "carol") == ["allowed", "rate_limit"]
-    clock.now += 5.0  # bob is over, alice is not, though she came first
-    assert stages(guard, "alice", "alice", "alice") == ["allowed", "allowed", "rate_limit"]
+    assert stages(guard, "alice", "bob", "carol", "new") == granted + refused
+    clock.now += 5.0  # carol is over, and not those who came before her
+    assert stages(guard, "new", "alice", "alice", "newer") == granted + refused
 
 
 class Counting(Counter[str]):
@@ -179,8 +180,6 @@ class Counting(Counter[str]):
 
     def try_acquire(self, caller: str) -> Any:
         self[caller] += 1
-        if isinstance(self.answer, Exception):
-            raise self.answer
         return self.answer
 
 
@@ -189,13 +188,11 @@ class Counting(Counter[str]):
 def test_a_counter_of_ones_own_is_asked_once_with_the_exact_caller_and_only_true_grants(
     check: Any, option: str, stage: str
 ) -> None:
-    for answer in (True, False, 1, None, "yes", OSError("private")):
+    for answer in (True, False, 1, None, "yes"):
         counter = Counting()
         counter.answer = answer
-        guard, log = make_guard(**{option: counter})
+        guard, _ = make_guard(**{option: counter})
         decision = check.call(guard, "Alice ", "search", {})
         assert decision.stage == ("allowed" if answer is True else stage)
+        assert decision.allowed or "(5 calls in a day are allowed)" in decision.reason
         assert counter == {"Alice ": 1}
-    assert (log[0]["detail"], decision.reason[:29]) == ("OSError", "Calls cannot be counted now: ")
-    counter.answer = False
-    assert "(5 calls in a day are allowed)" in check.call(guard, "alice", "search", {}).reason
