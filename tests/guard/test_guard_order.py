@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from mcp_guard import Decision, Limits, ToolRules
 from support.guards import SECRET, in_both_forms, make_guard
+from support.parts import Down
 
 from agent_mcp_governance import ApprovalStatus
 
@@ -98,17 +99,14 @@ def test_a_response_meets_the_checks_in_order_and_none_after_a_refusal(
 def test_the_caller_is_told_a_short_sentence_and_nothing_that_a_part_raised(
     check: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def validate(_: object) -> Any:
-        raise LookupError(SECRET)
-
     guard, log = make_guard(blocked_patterns=["drop table"])
-    decision = check.call(guard, "alice", "search", {"sql": "DROP TABLE users"})
-    assert decision.refusal == "Refused (pattern): The arguments are not allowed."
-    assert "drop table" not in repr(decision).lower()
-    decision = check.call(guard, "alice", "search", {}, validate=validate)
-    assert decision.refusal == "Refused (error): The guard failed."
-    assert [entry["detail"] for entry in log] == ["sql matches 'drop table'", "LookupError"]
-    assert caplog.messages == ["the guard failed: LookupError"]
+    told = check.call(guard, "alice", "search", {"sql": "DROP TABLE users"})
+    assert told.refusal == "Refused (pattern): The arguments are not allowed."
+    assert "drop table" not in repr(told).lower()
+    told = check.call(guard, "alice", "search", {}, validate=Down())
+    assert told.refusal == "Refused (error): The guard failed."
+    assert [entry["detail"] for entry in log] == ["sql matches 'drop table'", "OSError"]
+    assert caplog.messages == ["the guard failed: OSError"]
 
 
 def test_a_decision_shows_neither_params_nor_content_and_cannot_be_changed() -> None:
