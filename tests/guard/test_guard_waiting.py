@@ -5,25 +5,39 @@ import contextvars
 import gc
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mcp_guard import Guard, JsonLinesAuditSink, Limits, flow
+from mcp_guard import Decision, Guard, JsonLinesAuditSink, Limits, flow
 from mcp_guard.windows import Window
-from support.guards import Sync, in_both_forms, make_guard, run
+from support.guards import Async, Sync, in_both_forms, make_guard, make_guard_with, run
 
 from agent_mcp_governance import ApprovalStatus
 
 ONE_THREAD = Limits(max_threads=1, max_approvals=1)
 
 
-class Slow:
-    """Every part of a guard. Each says that it was called, and waits until it may go on."""
+ANSWERS = {"approver": ApprovalStatus.APPROVED, "detectors": []}  # of the others, True
+REFUSALS = {
+    "limiter": "Refused (rate_limit): Calls cannot be counted now: try again later.",
+    "budget": "Refused (budget): Calls cannot be counted now: try again later.",
+    "approver": "Refused (approval): The approver failed.",
+    "detectors": (
+        "Refused (detector): The response was withheld: a detector found something in it."
+    ),
+    "audit_sink": "Refused (audit): It could not be written to the audit log.",
+}
+each_part = pytest.mark.parametrize("option", REFUSALS)
 
-    def __init__(self, answer: Any = True) -> None:
-        self.answer = answer
+
+class Slow:
+    """A part. It says that it was called, and waits until it may go on."""
+
+    def __init__(self, option: str) -> None:
+        self.answer = ANSWERS.get(option, True)
         self.called, self.go_on = threading.Event(), threading.Event()
 
     def __call__(self, *_: object) -> Any:
@@ -31,82 +45,54 @@ class Slow:
         assert self.go_on.wait(60)
         return self.answer
 
-    record = try_acquire = __call__
+    async def hold_up(self, first: Any, second: Any) -> list[Decision]:
+        """Return the decisions of *first*, which waits here, and *second*, which is over before."""
+        waiting = asyncio.create_task(first)
+        await asyncio.to_thread(self.called.wait, 60)
+        decision = await second  # it would wait for ever in a queue
+        self.go_on.set()
+        return [await waiting, decision]
 
 
-@pytest.mark.parametrize(
-    ("option", "stage"),
-    [
-        *[("limiter", "rate_limit"), ("budget", "budget"), ("approver", "approval")],
-        *[("detectors", "detector"), ("audit_sink", "audit")],
-    ],
-)
-def test_the_event_loop_goes_on_while_a_part_waits_and_a_full_pool_refuses(
-    option: str, stage: str
-) -> None:
-    slow = Slow({"approver": ApprovalStatus.APPROVED, "detectors": []}.get(option, True))
-    options = {option: [slow] if option == "detectors" else slow, "limits": ONE_THREAD}
-    guard, _ = make_guard(require_human_approval=option == "approver", **options)
-
-    def check() -> Any:
-        if option == "detectors":
-            return guard.acheck_response("alice", "search", "text")
-        return guard.acheck_call("alice", "search", {})
-
-    async def main() -> list[Any]:
-        first = asyncio.create_task(check())
-        await asyncio.to_thread(slow.called.wait, 60)
-        second = await check()  # it would wait for ever in a queue
-        slow.go_on.set()
-        return [await first, second, await check()]
-
-    first, second, third = asyncio.run(main())
-    assert (first.allowed, second.stage, third.allowed) == (True, stage, True)
+@each_part
+def test_the_event_loop_goes_on_while_a_part_waits_and_a_full_pool_refuses(option: str) -> None:
+    slow = Slow(option)
+    guard, _, name = make_guard_with(option, slow, limits=ONE_THREAD)
+    check = partial(getattr(guard, f"acheck_{name}"), "alice", "search", {})
+    first, second = run(slow.hold_up(check(), check()))
+    assert (first.allowed, second.refusal) == (True, REFUSALS[option])
+    assert run(check()).allowed
     assert guard.audit.failures == (option == "audit_sink")
 
 
 def test_people_who_are_slow_hold_up_nobody_elses_call() -> None:
-    slow, counter = Slow(ApprovalStatus.APPROVED), SimpleNamespace(try_acquire=lambda _: True)
-    options: dict[str, Any] = {"limiter": counter, "approver": slow, "limits": ONE_THREAD}
-    guard, log = make_guard(require_human_approval=True, **options)
-
-    async def main() -> bool:
-        first = asyncio.create_task(guard.acheck_call("alice", "search", {}))
-        await asyncio.to_thread(slow.called.wait, 60)
-        await guard.acheck_call("bob", "search", {})  # the limiter has a thread for it
-        slow.go_on.set()
-        return (await first).allowed
-
-    assert asyncio.run(main())
-    assert [(entry["stage"], entry["detail"]) for entry in log] == [
-        *[("approval", "RuntimeError"), ("allowed", "")]
-    ]
+    slow, counter = Slow("approver"), SimpleNamespace(try_acquire=lambda _: True)
+    guard, log, _ = make_guard_with("approver", slow, limiter=counter, limits=ONE_THREAD)
+    calls = [guard.acheck_call(caller, "search", {}) for caller in ("alice", "bob")]
+    assert run(slow.hold_up(*calls))[0].allowed
+    # The limiter had a thread for bob's.
+    found = [(entry["stage"], entry["detail"]) for entry in log]
+    assert found == [("approval", "RuntimeError"), ("allowed", "")]
 
 
+@each_part
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_part_runs_in_a_thread_unless_it_says_that_it_never_blocks(blocking: bool) -> None:
+def test_a_part_runs_in_a_thread_unless_it_says_that_it_never_blocks(
+    option: str, blocking: bool
+) -> None:
     variable = contextvars.ContextVar("variable", default="none")
     seen = []
 
-    class Part:
-        def __call__(self, *_: object) -> Any:
-            name = threading.current_thread().name
-            seen.append((name.startswith("mcp_guard"), variable.get()))
-            return True
+    def part(*_: object) -> Any:
+        name = threading.current_thread().name
+        seen.append((name.startswith("mcp_guard"), variable.get()))
+        return ANSWERS.get(option, True)
 
-        record = try_acquire = __call__
-
-    part: Any = Part()
-    part.blocking = blocking
-    guard, _ = make_guard(limiter=part, budget=part, audit_sink=part, detectors=[part])
-
-    async def main() -> None:
-        variable.set("mine")
-        await guard.acheck_call("alice", "search", {})
-        await guard.acheck_response("alice", "search", "text")
-
-    asyncio.run(main())
-    assert seen == [(blocking, "mine")] * 5
+    part.blocking = blocking  # type: ignore[attr-defined]
+    guard, _, name = make_guard_with(option, part)
+    variable.set("mine")
+    assert getattr(Async, name)(guard, "alice", "search", {}).allowed
+    assert seen == [(blocking, "mine")]
 
 
 async def cancelled(*_: object) -> Any:
@@ -115,20 +101,11 @@ async def cancelled(*_: object) -> Any:
     return await future
 
 
-@in_both_forms
+@each_part
 @pytest.mark.parametrize("error", [ValueError, StopIteration, asyncio.CancelledError, None])
-@pytest.mark.parametrize(
-    ("option", "refusal"),
-    [
-        ("limiter", "rate_limit): Calls cannot be counted now: try again later."),
-        ("budget", "budget): Calls cannot be counted now: try again later."),
-        ("approver", "approval): The approver failed."),
-        ("detectors", "detector): The response was withheld: a detector found something in it."),
-        ("audit_sink", "audit): It could not be written to the audit log."),
-    ],
-)
+@in_both_forms
 def test_a_part_that_fails_denies_and_only_the_type_of_its_error_is_told(
-    check: Any, error: Any, option: str, refusal: str, caplog: pytest.LogCaptureFixture
+    check: Any, error: Any, option: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> Any:
         raise error("private")
@@ -136,11 +113,9 @@ def test_a_part_that_fails_denies_and_only_the_type_of_its_error_is_told(
     part, name = (fail, error.__name__) if error else (cancelled, "CancelledError")
     if not error and check is Sync:  # which closes the coroutine
         name = "TypeError"
-    counter = SimpleNamespace(try_acquire=part, record=part)
-    given = {"approver": part, "detectors": [part]}.get(option, counter)
-    guard, log = make_guard(require_human_approval=option == "approver", **{option: given})
-    decide = check.response if option == "detectors" else check.call
-    assert decide(guard, "alice", "search", {}).refusal == f"Refused ({refusal}"
+    guard, log, decide = make_guard_with(option, part)
+    decision = getattr(check, decide)(guard, "alice", "search", {})
+    assert decision.refusal == REFUSALS[option]
     gc.collect()  # asyncio logs the errors of futures that nobody asked
     told = caplog.messages if option == "audit_sink" else [log[0]["detail"]]
     assert [text.rpartition(": ")[2] for text in told] == [name]
