@@ -161,7 +161,7 @@ def test_each_entry_is_a_line_of_ascii_that_only_the_owner_reads(path: Path) -> 
 
 
 @on_posix
-@pytest.mark.parametrize("how", ["move", "delete", "truncate", "replace"])
+@pytest.mark.parametrize("how", ["move", "replace", "truncate"])
 def test_a_file_that_logrotate_took_away_is_made_anew(path: Path, how: str) -> None:
     sink = JsonLinesAuditSink(path)
     sink.record({"n": 1})
@@ -171,7 +171,7 @@ def test_a_file_that_logrotate_took_away_is_made_anew(path: Path, how: str) -> N
         os.truncate(path, 0)
     else:
         path.unlink()
-        path.touch() if how == "replace" else None
+        path.touch()
     sink.record({"n": 2})
     sink.record({"n": 3})
     sink.close()
