@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-from mcp_guard import Guard, Limits, ToolRules
+from mcp_guard import Decision, Guard, Limits, ToolRules
 from support.guards import Entries, make_guard
 
 from agent_mcp_governance import GovernancePolicy, InMemoryAuditSink, PatternType, ResponsePolicy
@@ -13,8 +13,7 @@ COUNTER = type("Counter", (), {"try_acquire": lambda *_: True})()
 REGEX, SANITIZE = PatternType.REGEX, ResponsePolicy.SANITIZE
 POSITIVE = "must be a positive"
 WRONG: list[tuple[str, str, list[Any]]] = [
-    ("audit_sink", "must be an object with a method record(), not", ["a.jsonl", None]),
-    ("audit_sink", "must be an object with a method record(), not <class", [InMemoryAuditSink]),
+    ("audit_sink", "an object with a method record(), not", ["a.jsonl", None, InMemoryAuditSink]),
     ("limiter", "must be an object with a method try_acquire(), not", [60, type(COUNTER)]),
     ("budget", "must be an object with a method try_acquire(), not", [60, type(COUNTER)]),
     ("metrics", "must be an object with a method record_decision(), not", [True, "any"]),
@@ -117,7 +116,7 @@ def test_the_caps_are_these_unless_others_are_given_and_levels_at_most_100() -> 
     assert Limits(max_depth=100).max_depth == 100
 
 
-@pytest.mark.parametrize("frozen", [Limits(), ToolRules()])
-def test_limits_and_rules_cannot_be_changed(frozen: Any) -> None:
+@pytest.mark.parametrize("frozen", [Limits(), ToolRules(), Decision(True, "allowed", "Allowed.")])
+def test_limits_rules_and_decisions_cannot_be_changed(frozen: Any) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(frozen, next(iter(vars(frozen))), 1)
