@@ -11,15 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mcp_guard import Decision, Guard, JsonLinesAuditSink, Limits, flow
+from mcp_guard import Decision, JsonLinesAuditSink, Limits, flow
 from mcp_guard.windows import Window
 from support.guards import Async, Sync, in_both_forms, make_guard, make_guard_with, run
 
 from agent_mcp_governance import ApprovalStatus
 
 ONE_THREAD = Limits(max_threads=1, max_approvals=1)
-
-
+ALWAYS = SimpleNamespace(try_acquire=lambda _: True)
 ANSWERS = {"approver": ApprovalStatus.APPROVED, "detectors": []}  # of the others, True
 REFUSALS = {
     "limiter": "Refused (rate_limit): Calls cannot be counted now: try again later.",
@@ -66,8 +65,8 @@ def test_the_event_loop_goes_on_while_a_part_waits_and_a_full_pool_refuses(optio
 
 
 def test_people_who_are_slow_hold_up_nobody_elses_call() -> None:
-    slow, counter = Slow("approver"), SimpleNamespace(try_acquire=lambda _: True)
-    guard, log, _ = make_guard_with("approver", slow, limiter=counter, limits=ONE_THREAD)
+    slow = Slow("approver")
+    guard, log, _ = make_guard_with("approver", slow, limiter=ALWAYS, limits=ONE_THREAD)
     calls = [guard.acheck_call(caller, "search", {}) for caller in ("alice", "bob")]
     assert run(slow.hold_up(*calls))[0].allowed
     # The limiter had a thread for bob's.
@@ -136,8 +135,7 @@ def test_a_lock_that_is_never_released_refuses_and_does_not_hang(
 
     for option, stage in (("budget", "rate_limit"), ("limiter", "budget")):
         inner.clear()
-        counter = SimpleNamespace(try_acquire=lambda _: True)
-        guard, log = make_guard(**{option: counter}, clock=clock)
+        guard, log = make_guard(**{option: ALWAYS}, clock=clock)
         assert guard.check_call("alice", "search", {}).allowed
         assert (inner, log[0]["detail"]) == (["", stage], "TimeoutError")
 
@@ -146,31 +144,25 @@ def test_a_lock_that_is_never_released_refuses_and_does_not_hang(
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("option", ["limiter", "budget"])
 def test_a_child_forked_while_locks_are_held_decides(tmp_path: Path, option: str) -> None:
-    parent, reached, go_on = os.getpid(), threading.Event(), threading.Event()
+    children: list[int] = []
 
     def clock() -> float:  # it is read within the lock of the window, or of the budget
-        if os.getpid() == parent and threading.current_thread() is not threading.main_thread():
-            reached.set()
-            go_on.wait(60)
+        if not children:
+            with sink._lock, guard.audit._lock, window._lock, window._limiter._state_lock:
+                children.append(os.fork())
+                if children == [0]:
+                    decisions = [guard.check_call("bob", "search", {})]
+                    decisions.append(run(guard.acheck_call("bob", "search", {})))
+                    allowed = all(decision.allowed for decision in decisions)
+                    os._exit(0 if allowed and window.try_acquire("bob") else 1)
         return 0.0
 
-    sink = JsonLinesAuditSink(tmp_path / "audit.jsonl")
-    counter = SimpleNamespace(try_acquire=lambda _: True)
-    guard, _ = make_guard(**{option: counter}, clock=clock, audit_sink=sink)
-    run(guard.acheck_call("alice", "search", {}))  # so that its pool has a thread
-    holder = threading.Thread(target=Guard.check_call, args=(guard, "alice", "search", {}))
-    holder.start()
-    assert reached.wait(60)
-    window = Window(1, 60.0, clock, 10)
-    with sink._lock, guard.audit._lock, window._lock, window._limiter._state_lock:
-        child = os.fork()
-        if not child:
-            decisions = [guard.check_call("bob", "search", {})]
-            decisions.append(run(guard.acheck_call("bob", "search", {})))
-            allowed = all(decision.allowed for decision in decisions)
-            os._exit(0 if allowed and window.try_acquire("bob") else 1)
-    go_on.set()
-    holder.join(60)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    sink, window = JsonLinesAuditSink(tmp_path / "audit.jsonl"), Window(1, 60.0, lambda: 0.0, 10)
+    guard, _ = make_guard(
+        **{option: ALWAYS}, clock=clock, audit_sink=sink, detectors=[lambda *_: []]
+    )
+    run(guard.acheck_response("alice", "search", ""))  # so that its pool has a thread
+    assert guard.check_call("alice", "search", {}).allowed
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
     assert (tmp_path / "audit.jsonl").read_text().count('"bob"') == 2
     sink.close()
