@@ -155,10 +155,7 @@ def test_an_interrupt_in_a_part_is_audited_once_and_raised(
 
 
 def is_interrupted(check: Callable[[], object], at: int) -> bool:
-    """Raise KeyboardInterrupt before line *at* of what *check* runs of the guard, if there is one.
-
-    Return whether it was raised.
-    """
+    """Interrupt *check* before line *at* of what it runs of the guard; return whether it did."""
     left, began = at, False
 
     def trace(frame: FrameType, event: str, _: object) -> Any:

@@ -31,7 +31,7 @@ WRONG: list[tuple[str, str, list[Any]]] = [
     ("detectors", "must be callable, not 7", [[print, 7]]),
     ("allowed_tools", "is empty, which would allow every tool: name them", [[]]),
     ("allowed_tools", ": tools are named, not matched", [["mail*"], ["a", "mail?"], ["[ab]"]]),
-    ("allowed_tools", ", which is no tool's name", [[""], ["a", " b"], ["a\n"], ["a" * 129]]),
+    ("allowed_tools", ", which is no tool's name", [[""], ["a", " b"], ["a\nb"], ["a" * 129]]),
     ("max_tool_calls", "must be an int", [True]),
     ("require_human_approval", " a bool", ["no", 1]),
     ("require_human_approval", "a tool needs approval, and there is no approver to ask", [True]),
