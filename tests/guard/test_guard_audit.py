@@ -12,6 +12,7 @@ import pytest
 from mcp_guard import JsonLinesAuditSink, Limits, ToolRules
 from support import processes
 from support.guards import SECRET, in_both_forms, make_guard
+from support.parts import Down
 
 from agent_mcp_governance import ApprovalStatus
 
@@ -103,16 +104,9 @@ def test_whatever_else_is_long_is_cut_too() -> None:
 
 
 @in_both_forms
-def test_a_sink_that_fails_denies_and_the_guard_keeps_the_last_hundred_entries(
-    check: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(_: object) -> None:
-        raise OSError(SECRET)
-
-    guard, _ = make_guard(audit_sink=SimpleNamespace(record=fail, blocking=False))
-    decision = check.call(guard, "alice", "search", {"q": 1})
-    assert decision.refusal == "Refused (audit): It could not be written to the audit log."
-    assert decision.params == {}
+def test_a_sink_that_fails_denies_and_the_guard_keeps_the_last_hundred_entries(check: Any) -> None:
+    guard, _ = make_guard(audit_sink=SimpleNamespace(record=Down(), blocking=False))
+    assert check.call(guard, "alice", "search", {"q": 1}).params == {}
     assert check.response(guard, "alice", "search", "text").content is None
     assert check.call(guard, "alice", "none", {}).stage == "allow_list"
     for number in range(127):
@@ -120,7 +114,6 @@ def test_a_sink_that_fails_denies_and_the_guard_keeps_the_last_hundred_entries(
     callers = [entry["agent_id"] for entry in guard.audit.unrecorded]
     assert callers == [f"caller {number}" for number in range(27, 127)]
     assert guard.audit.failures == 130
-    assert caplog.messages == ["the audit sink failed: OSError"] * 130
 
 
 def test_a_sink_may_call_the_guard_itself() -> None:

@@ -12,6 +12,8 @@ from support.threads import THREADS, together
 from agent_mcp_governance import ApprovalStatus
 
 NEVER = SimpleNamespace(try_acquire=lambda _: False)
+TOO_MANY = "rate_limit: Too many calls: try again later."
+FOR_OTHERS = {"search": ToolRules(callers=lambda _: False)}
 
 
 @in_both_forms
@@ -19,17 +21,14 @@ NEVER = SimpleNamespace(try_acquire=lambda _: False)
     ("options", "would_refuse"),
     [
         ({}, []),
-        ({"limiter": NEVER}, ["rate_limit: Too many calls: try again later."]),
+        ({"limiter": NEVER}, [TOO_MANY]),
         ({"limiter": Down()}, ["rate_limit: OSError"]),
         ({"allowed_tools": ["refund"]}, ["allow_list: not on the allow list"]),
         ({"blocked_patterns": ["ghp"]}, ["pattern: q matches 'ghp'"]),
         ({"tools": {"search": ToolRules(refuse_secrets=True)}}, ["secret: at q"]),
         ({"budget": NEVER}, ["budget: The call budget is spent: try again later."]),
         ({"require_human_approval": True, "approver": Down()}, ["approval: nobody was asked"]),
-        (
-            {"limiter": NEVER, "tools": {"search": ToolRules(callers=lambda _: False)}},
-            ["rate_limit: Too many calls: try again later.", "allow_list: not for this caller"],
-        ),
+        ({"limiter": NEVER, "tools": FOR_OTHERS}, [TOO_MANY, "allow_list: not for this caller"]),
     ],
 )
 def test_what_the_policy_would_refuse_passes_and_the_audit_says_why(
