@@ -116,19 +116,6 @@ def test_a_sink_that_fails_denies_and_the_guard_keeps_the_last_hundred_entries(c
     assert guard.audit.failures == 130
 
 
-def test_a_sink_may_call_the_guard_itself() -> None:
-    callers = []
-
-    def record(entry: dict[str, Any]) -> None:
-        callers.append(entry["agent_id"])
-        if entry["agent_id"] == "alice":
-            assert guard.check_call("sink", "search", {}).allowed
-
-    guard, _ = make_guard(audit_sink=SimpleNamespace(record=record))
-    assert guard.check_call("alice", "search", {}).allowed
-    assert callers == ["alice", "sink"]
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.jsonl"

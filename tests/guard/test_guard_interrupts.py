@@ -5,6 +5,7 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -33,9 +34,7 @@ class Sink:
         self.entries.append(entry)
 
     async def later(self, entry: dict[str, Any]) -> None:
-        while not self.go_on.is_set():
-            await asyncio.sleep(0)
-        self.entries.append(entry)
+        await asyncio.to_thread(self.at_once, entry)
 
 
 each_kind_of_sink = pytest.mark.parametrize("kind", ["loop", "thread", "hidden", "async"])
@@ -161,13 +160,10 @@ def is_interrupted(check: Callable[[], object], at: int) -> bool:
         return trace
 
     sys.settrace(trace)
-    try:
+    with suppress(KeyboardInterrupt):
         check()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
+    sys.settrace(None)
+    return not left
 
 
 @pytest.mark.parametrize("check", [Guard.check_call, Guard.check_response])

@@ -73,22 +73,23 @@ def test_a_wrong_option_is_named_in_a_sentence(name: str, sentence: str, values:
 
 WINDOW = "give either max_calls_per_window and window_size, in seconds, or a limiter"
 PERIOD = "give either budget_period, in seconds, or a budget"
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        *[({"window_size": ...}, WINDOW), ({"max_calls_per_window": ...}, WINDOW)],
-        *[({"limiter": COUNTER, "window_size": 1}, WINDOW), ({"budget_period": ...}, PERIOD)],
-        ({"limiter": COUNTER, "max_calls_per_window": 1}, WINDOW),
-        *[({"budget": COUNTER, "budget_period": period}, PERIOD) for period in (1, None)],
+BOTH_OR_NEITHER = {
+    WINDOW: [
+        *({"window_size": ...}, {"max_calls_per_window": ...}),
+        *({"limiter": COUNTER, "window_size": 1}, {"limiter": COUNTER, "max_calls_per_window": 1}),
     ],
-)
-def test_window_and_budget_are_given_once_as_numbers_or_as_a_counter(
-    options: dict[str, Any], sentence: str
-) -> None:
-    with pytest.raises(ValueError, match=f"^{sentence}$"):
-        make_guard(**options)
+    PERIOD: [
+        *({"budget": COUNTER, "budget_period": period} for period in (1, None)),
+        {"budget_period": ...},
+    ],
+}
+
+
+@pytest.mark.parametrize("sentence", BOTH_OR_NEITHER)
+def test_window_and_budget_are_given_once_as_numbers_or_as_a_counter(sentence: str) -> None:
+    for options in BOTH_OR_NEITHER[sentence]:
+        with pytest.raises(ValueError, match=f"^{sentence}$"):
+            make_guard(**options)
 
 
 def test_what_is_no_policy_or_was_changed_for_the_worse_is_refused() -> None:

@@ -152,7 +152,7 @@ def test_a_child_forked_while_locks_are_held_decides(tmp_path: Path, option: str
             with sink._lock, window._lock, window._limiter._state_lock:
                 children.append(os.fork())
                 if children == [0]:
-                    signal.alarm(60)  # ends a child that hangs
+                    signal.alarm(30)  # ends a child that hangs
                     decisions = [guard.check_call("bob", "search", {})]
                     decisions.append(run(guard.acheck_call("bob", "search", {})))
                     allowed = all(decision.allowed for decision in decisions)
