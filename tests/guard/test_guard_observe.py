@@ -72,13 +72,17 @@ def counted(meter: Meter, name: str, *labels: str) -> list[tuple[Any, ...]]:
 
 
 @in_both_forms
-def test_each_decision_is_counted_once_and_a_response_as_a_scan_too(check: Any) -> None:
+def test_decisions_count_once_under_the_operators_labels_and_responses_as_scans(
+    check: Any,
+) -> None:
     meter = Meter()
     options: dict[str, Any] = {"blocked_patterns": ["x"], "metrics": meter.metrics}
     options |= {"max_calls_per_window": 2, "max_tool_calls": 1}
-    guard, _ = make_guard(detectors=[lambda *_: ["a", "b"]], **options)
+    detectors = [lambda *_: ["one", "two"]]
+    guard, _ = make_guard(caller_label=lambda caller: caller[0], detectors=detectors, **options)
     for caller, tool, params in (
         *[("alice", "search", {}), ("alice", "drop", {}), ("alice", "search", {})],
+        ("adam", "mail", {}),
         *[("bob", "search", {"q": "x"}), ("carl", "refund", {}), ("carl", "refund", {})],
     ):
         check.call(guard, caller, tool, params)
@@ -86,30 +90,21 @@ def test_each_decision_is_counted_once_and_a_response_as_a_scan_too(check: Any) 
     unwritten, _ = make_guard(audit_sink=Down(), **options)
     check.call(unwritten, "alice", "search", {})
     assert counted(meter, "mcp_decisions", "stage", "decision", "tool_name", "agent_id") == [
-        ("allow_list", "deny", "other", "any", 1),
-        ("allowed", "allow", "refund", "any", 1),
-        ("allowed", "allow", "search", "any", 1),
+        ("allow_list", "deny", "other", "a", 2),
+        ("allowed", "allow", "refund", "c", 1),
+        ("allowed", "allow", "search", "a", 1),
         ("audit", "deny", "search", "any", 1),
-        ("budget", "deny", "refund", "any", 1),
-        ("detector", "deny", "search", "any", 1),
-        ("pattern", "deny", "search", "any", 1),
-        ("rate_limit", "deny", "search", "any", 1),
+        ("budget", "deny", "refund", "c", 1),
+        ("detector", "deny", "search", "a", 1),
+        ("pattern", "deny", "search", "b", 1),
+        ("rate_limit", "deny", "search", "a", 1),
     ]
-    hits = [("any", "refund", 1), ("any", "search", 1)]
+    hits = [("a", "search", 1), ("c", "refund", 1)]
     assert counted(meter, "mcp_rate_limit_hits", "agent_id", "tool_name") == hits
     scans = [("scan_response", "desk", "search", 1)]
     assert counted(meter, "mcp_scans", "operation", "server_name", "tool_name") == scans
     threats = [("desk", "search", 2)]
     assert counted(meter, "mcp_threats_detected", "server_name", "tool_name") == threats
-
-
-def test_labels_of_callers_are_the_operators_choice() -> None:
-    meter = Meter()
-    guard, _ = make_guard(metrics=meter.metrics, caller_label=lambda caller: caller[0])
-    for caller in ("alice", "adam", "bob"):
-        guard.check_call(caller, f"tool of {caller}", {})
-    decisions = [("a", "other", 2), ("b", "other", 1)]
-    assert counted(meter, "mcp_decisions", "agent_id", "tool_name") == decisions
 
 
 @in_both_forms
