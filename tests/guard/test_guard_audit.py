@@ -51,11 +51,11 @@ def test_no_half_of_a_secret_is_left_in_any_part_of_an_entry(
         raise ValueError(text)
 
     rules = {"refund": ToolRules(refuse_secrets=True)}
-    options = {"blocked_patterns": ["blocked"], "detectors": [lambda *_: text]}
+    options = {"blocked_patterns": [f"pattern {SECRET}"], "detectors": [lambda *_: text]}
     guard, log = make_guard(observe=observe, tools=rules, **options)
     check.call(guard, text, "search", {"q": text, "password": "hunter22", "a": {"secret": 7}})
     check.call(guard, "alice", text, {})
-    check.call(guard, "alice", "search", {text: "blocked"})
+    check.call(guard, "alice", "search", {text: f"pattern {SECRET}"})
     check.call(guard, "alice", "refund", {text: {"a": SECRET}})
     check.response(guard, "alice", "search", "text")
     check.call(guard, "alice", "search", {}, validate=validate)
@@ -160,12 +160,16 @@ def test_a_file_that_logrotate_took_away_is_made_anew(path: Path, how: str) -> N
 
 @on_posix
 def test_many_threads_make_a_file_that_was_taken_away_anew_once(path: Path) -> None:
+    with path.open("w") as first:
+        free = first.fileno()
     sink = JsonLinesAuditSink(path)
     for _ in range(20):
         path.unlink()
         together(lambda number: sink.record({"n": number}))
         assert sorted(entry["n"] for entry in entries(path)) == [*range(THREADS)]
     sink.close()
+    with path.open() as last:  # every file in between was closed
+        assert last.fileno() == free
 
 
 def test_a_relative_path_means_the_folder_of_the_start(
