@@ -53,6 +53,7 @@ def test_what_protects_the_guard_itself_is_refused_all_the_same(check: Any) -> N
         assert not check.call(guard, caller, "search", params, extra=extra).allowed
     assert not check.response(guard, "alice", "search", "x" * 250_001).allowed
     assert [entry["stage"] for entry in log] == ["caller", *["params"] * 5, "response"]
+    assert not any(guard.may_call(*names) for names in (("", "search"), ("alice", None)))
     unwritten, _ = make_guard(observe=True, audit_sink=Down())
     assert check.call(unwritten, "alice", "search", {}).stage == "audit"
 
