@@ -14,6 +14,7 @@ import anyio
 import pytest
 from mcp_guard import Guard, flow
 from support.guards import Entries, in_both_forms, make_guard, make_guard_with
+from support.parts import Meter
 
 from agent_mcp_governance import ApprovalStatus
 
@@ -62,8 +63,11 @@ async def cancel(check: Coroutine[Any, Any, Any], turns: int = 1) -> None:
 
 @each_kind_of_sink
 @pytest.mark.parametrize("in_scope", [False, True])
-def test_a_call_that_is_cancelled_is_audited_once_and_raises(kind: str, in_scope: bool) -> None:
-    guard, sink = make_guard(require_human_approval=True, approver=forever, audit_sink=Sink(kind))
+def test_a_call_that_is_cancelled_is_audited_and_counted_once_and_raises(
+    kind: str, in_scope: bool
+) -> None:
+    meter, options = Meter(), {"require_human_approval": True, "approver": forever}
+    guard, sink = make_guard(audit_sink=Sink(kind), metrics=meter.metrics, **options)
 
     async def main() -> None:
         call = guard.acheck_call("alice", "search", {"q": 1})
@@ -80,6 +84,8 @@ def test_a_call_that_is_cancelled_is_audited_once_and_raises(kind: str, in_scope
     found = [(entry["stage"], entry["allowed"], entry["parameters"]) for entry in sink.entries]
     assert found == [("cancelled", False, {"q": 1})]
     assert guard.audit.failures == 0
+    [(labels, count)] = meter.counted()["mcp_decisions"]
+    assert (labels["stage"], count) == ("cancelled", 1)
 
 
 @pytest.mark.parametrize("kind", ["thread", "hidden", "async"])
