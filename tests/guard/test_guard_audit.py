@@ -169,7 +169,7 @@ def test_many_threads_make_a_file_that_was_taken_away_anew_once(path: Path) -> N
         assert sorted(entry["n"] for entry in entries(path)) == [*range(THREADS)]
     sink.close()
     with path.open() as last:  # every file in between was closed
-        assert last.fileno() == free
+        assert last.fileno() <= free
 
 
 def test_a_relative_path_means_the_folder_of_the_start(
