@@ -45,7 +45,8 @@ def test_a_call_meets_the_checks_in_order_and_none_after_a_refusal(
     # What an earlier check refuses is wrong in every way that a later one looks at.
     params: Any = {"q": f"rm -rf / {SECRET}", "w": float("nan")}
     if count > 2 or refuses in ("pattern", "secret"):
-        params = {"pattern": {"q": params["q"]}, "secret": {"q": SECRET}}.get(refuses, {})
+        wrong = {"pattern": params["q"], "secret": SECRET}
+        params = {"q": wrong.get(refuses, r"\u0067")}  # an escape that hides no secret
     tool = "drop" if refuses in ("caller", "limiter", "tool") else "refund"
     caller = "" if refuses == "caller" else "alice"
     decision: Decision = check.call(guard, caller, tool, params, validate=validate)
