@@ -48,7 +48,7 @@ class Slow:
     async def hold_up(self, first: Any, second: Any) -> list[Decision]:
         """Return the decisions of *first*, which waits here, and *second*, which is over before."""
         waiting = asyncio.create_task(first)
-        await asyncio.to_thread(self.called.wait, 60)
+        assert await asyncio.to_thread(self.called.wait, 60)
         decision = await second  # it would wait for ever in a queue
         self.go_on.set()
         return [await waiting, decision]
