@@ -15,6 +15,7 @@ import pytest
 from mcp_guard import Decision, JsonLinesAuditSink, Limits, flow
 from mcp_guard.windows import Window
 from support.guards import Async, Sync, in_both_forms, make_guard, make_guard_with, run
+from support.parts import Down
 
 from agent_mcp_governance import ApprovalStatus
 
@@ -73,6 +74,16 @@ def test_people_who_are_slow_hold_up_nobody_elses_call() -> None:
     # The limiter had a thread for bob's.
     found = [(entry["stage"], entry["detail"]) for entry in log]
     assert found == [("approval", "RuntimeError"), ("allowed", "")]
+
+
+def test_a_thread_that_cannot_be_started_refuses_and_leaves_its_place_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guard, _ = make_guard(limiter=ALWAYS, limits=ONE_THREAD)
+    with monkeypatch.context() as system:
+        system.setattr(threading.Thread, "start", Down())
+        assert run(guard.acheck_call("alice", "search", {})).stage == "rate_limit"
+    assert run(guard.acheck_call("alice", "search", {})).allowed
 
 
 @each_part
