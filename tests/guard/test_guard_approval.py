@@ -1,58 +1,37 @@
 """Approval: only APPROVED approves, and the approver sees what the tool will get."""
 
-import asyncio
-import gc
 from typing import Any
 
-import pytest
 from mcp_guard import ToolRules
-from support.guards import in_both_forms, make_guard
+from support.guards import Sync, in_both_forms, make_guard
 
 from agent_mcp_governance import ApprovalStatus
 
-REFUND = {"refund": ToolRules(needs_approval=True, max_params_chars=1_000_000)}
+REFUND = {"refund": ToolRules(needs_approval=True)}
 
 
 @in_both_forms
-@pytest.mark.parametrize("is_async", [False, True])
-def test_only_approved_approves(check: Any, is_async: bool) -> None:
+def test_only_approved_approves(check: Any) -> None:
     def approve(*_: object) -> Any:
         return answer
 
-    async def later(*_: object) -> Any:
+    async def approve_later(*_: object) -> Any:
         return answer
 
     liar = type("Liar", (), {"__class__": ApprovalStatus, "value": "approved"})()
-    assert isinstance(liar, ApprovalStatus)
     odd = [True, 1, "approved", None, False, {}, "APPROVED", liar, ApprovalStatus]
     for answer in [*odd, *ApprovalStatus]:
-        guard, log = make_guard(tools=REFUND, approver=later if is_async else approve)
+        guard, log = make_guard(tools=REFUND, approver=approve if check is Sync else approve_later)
         decision = check.call(guard, "alice", "refund", {"amount": 5})
-        if is_async and check.__name__ == "Sync":  # the coroutine is closed, and denies
-            assert (decision.stage, log[0]["detail"]) == ("approval", "TypeError")
-        elif type(answer) is not ApprovalStatus:
+        if type(answer) is not ApprovalStatus:
             assert decision.refusal == "Refused (approval): The approver gave no answer."
-            assert (log[0]["approval_status"], bool(log[0]["detail"])) == (None, True)
+            detail = f"a {type(answer).__name__}, no ApprovalStatus"
+            assert (log[0]["approval_status"], log[0]["detail"]) == (None, detail)
         elif answer is ApprovalStatus.APPROVED:
             assert decision.params == {"amount": 5}
         else:
             words = f"Refused (approval): A person has to approve this: {answer.value}."
             assert (decision.refusal, log[0]["approval_status"]) == (words, answer.value)
-    gc.collect()  # a coroutine that was never awaited would warn, which is an error here
-
-
-@in_both_forms
-@pytest.mark.parametrize("error", [ValueError, StopIteration, asyncio.CancelledError])
-def test_an_approver_that_fails_denies_and_only_its_type_is_told(
-    check: Any, error: type[BaseException]
-) -> None:
-    def approve(*_: object) -> Any:
-        raise error("private")
-
-    guard, log = make_guard(tools=REFUND, approver=approve)
-    decision = check.call(guard, "alice", "refund", {})
-    assert decision.refusal == "Refused (approval): The approver failed."
-    assert log[0]["detail"] == error.__name__
 
 
 def test_only_the_tools_that_need_it_are_asked_about() -> None:
@@ -62,13 +41,11 @@ def test_only_the_tools_that_need_it_are_asked_about() -> None:
         asked.append(tool)
         return ApprovalStatus.APPROVED
 
-    guard, _ = make_guard(tools=REFUND, approver=approve)
-    assert guard.check_call("alice", "refund", {"q": "x" * 900_000}).allowed
-    everything, _ = make_guard(require_human_approval=True, approver=approve)
-    for one in (guard, everything):
-        assert one.check_call("alice", "search", {}).allowed
-        assert one.check_call("alice", "refund", {"q": "x" * 90_000}).allowed
-    assert asked == ["refund", "refund", "search", "refund"]
+    for options in ({"tools": REFUND}, {"require_human_approval": True}):
+        guard, _ = make_guard(approver=approve, **options)
+        assert guard.check_call("alice", "search", {}).allowed
+        assert guard.check_call("alice", "refund", {}).allowed
+    assert asked == ["refund", "search", "refund"]
 
 
 @in_both_forms
@@ -89,12 +66,3 @@ def test_the_approver_sees_the_checked_copy_and_can_change_nothing(check: Any) -
     assert decision.params == {"amount": 5, "items": [1]}
     assert params == {"amount": "5", "items": [1]}
     assert log[0]["parameters"] == {"amount": "5", "items": [1], "requestState": "s"}
-
-
-def test_a_call_that_reaches_the_approver_has_spent_budget_so_nobody_floods_a_person() -> None:
-    asked: list[object] = []
-    guard, log = make_guard(tools=REFUND, approver=lambda *_: asked.append(1), max_tool_calls=3)
-    for _ in range(10):
-        guard.check_call("alice", "refund", {})
-    assert len(asked) == 3
-    assert [entry["stage"] for entry in log] == ["approval"] * 3 + ["budget"] * 7

@@ -3,8 +3,6 @@
 import json
 import os
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +10,10 @@ from typing import Any
 
 import pytest
 from mcp_guard import JsonLinesAuditSink, Limits, ToolRules
-from support import ROOT
+from support import processes
 from support.guards import SECRET, in_both_forms, make_guard
+from support.parts import Down
+from support.threads import THREADS, together
 
 from agent_mcp_governance import ApprovalStatus
 
@@ -40,41 +40,31 @@ def test_an_entry_says_who_called_what_with_which_params_and_what_was_decided(ch
 
 
 @in_both_forms
-def test_no_half_of_a_secret_is_left_where_a_name_or_a_finding_is_cut_short(check: Any) -> None:
-    shifted = [f"{'x' * shift} {SECRET}" for shift in (25, 75, 105)]
-    rules = {"refund": ToolRules(refuse_secrets=True)}
-    options = {"blocked_patterns": ["blocked"], "detectors": [lambda *_: shifted]}
-    guard, log = make_guard(tools=rules, **options)
-    check.response(guard, "alice", "search", "text")
-    for text in shifted:
-        check.call(guard, "alice", text, {})
-        check.call(guard, "alice", "search", {text: "blocked"})
-        check.call(guard, "alice", "refund", {text: {"a": SECRET}})
-    stages = ["allow_list", "pattern", "secret"]
-    assert [entry["stage"] for entry in log] == ["detector", *stages * len(shifted)]
-    assert SECRET[:8] not in json.dumps(log)
-
-
-@in_both_forms
 @pytest.mark.parametrize("observe", [False, True])
-def test_secrets_are_cut_out_of_every_part_of_an_entry(check: Any, observe: bool) -> None:
-    def validate(_: object) -> Any:
-        raise ValueError(f"no {SECRET}")
+@pytest.mark.parametrize("shift", [0, 25, 75, 105])
+def test_no_half_of_a_secret_is_left_in_any_part_of_an_entry(
+    check: Any, observe: bool, shift: int
+) -> None:
+    text, cut = f"{'x' * shift} {SECRET}", f"{'x' * shift} [REDACTED]"
 
-    options = {"blocked_patterns": ["blocked"], "detectors": [lambda *_: [SECRET]]}
-    guard, log = make_guard(observe=observe, **options)
-    check.call(guard, SECRET, "search", {"q": SECRET, "password": "hunter22", "a": {"secret": 7}})
-    check.call(guard, "alice", f"tool {SECRET}", {})
-    check.call(guard, "alice", "search", {SECRET: "blocked"})
-    check.call(guard, "alice", "search", {}, validate=validate)
+    def validate(_: object) -> Any:
+        raise ValueError(text)
+
+    rules = {"refund": ToolRules(refuse_secrets=True)}
+    options = {"blocked_patterns": [f"pattern {SECRET}"], "detectors": [lambda *_: text]}
+    guard, log = make_guard(observe=observe, tools=rules, **options)
+    check.call(guard, text, "search", {"q": text, "password": "hunter22", "a": {"secret": 7}})
+    check.call(guard, "alice", text, {})
+    check.call(guard, "alice", "search", {text: f"pattern {SECRET}"})
+    check.call(guard, "alice", "refund", {text: {"a": SECRET}})
     check.response(guard, "alice", "search", "text")
-    cut = "[REDACTED]"
-    assert log[0]["parameters"] == {"q": cut, "password": cut, "a": {"secret": cut}}
-    stages = ["allow_list", "pattern", "params", "detector"]
-    assert [entry["stage"] for entry in log] == [
-        "allowed" if observe and stage != "params" else stage for stage in ("allowed", *stages)
-    ]
-    assert SECRET not in json.dumps(log)
+    check.call(guard, "alice", "search", {}, validate=validate)
+    hidden = {"password": "[REDACTED]", "a": {"secret": "[REDACTED]"}}
+    assert log[0]["parameters"] == {"q": cut, **hidden}
+    stages = ["allow_list", "pattern", "secret", "detector"]
+    stages = ["allowed"] * 4 if observe else stages
+    assert [entry["stage"] for entry in log] == ["allowed", *stages, "params"]
+    assert SECRET[:8] not in json.dumps(log)
 
 
 @pytest.mark.parametrize("text", ["x", '"', "\\", "世", "\U0001f600", "\n"])
@@ -115,47 +105,16 @@ def test_whatever_else_is_long_is_cut_too() -> None:
 
 
 @in_both_forms
-@pytest.mark.parametrize("kind", ["loop", "thread", "async", "hidden"])
-def test_a_sink_that_fails_denies_and_the_guard_keeps_the_last_hundred_entries(
-    check: Any, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(_: object) -> None:
-        raise OSError(SECRET)
-
-    async def later(entry: object) -> None:
-        fail(entry)
-
-    record = {"async": later, "hidden": lambda entry: later(entry)}.get(kind, fail)
-    guard, _ = make_guard(audit_sink=SimpleNamespace(record=record, blocking=kind == "thread"))
-    decision = check.call(guard, "alice", "search", {"q": 1})
-    assert decision.refusal == "Refused (audit): It could not be written to the audit log."
-    assert decision.params == {}
+def test_a_sink_that_fails_denies_and_the_guard_keeps_the_last_hundred_entries(check: Any) -> None:
+    guard, _ = make_guard(audit_sink=SimpleNamespace(record=Down(), blocking=False))
+    assert check.call(guard, "alice", "search", {"q": 1}).params == {}
     assert check.response(guard, "alice", "search", "text").content is None
     assert check.call(guard, "alice", "none", {}).stage == "allow_list"
-    for number in range(127 if kind == "loop" else 0):
+    for number in range(127):
         check.call(guard, f"caller {number}", "search", {})
-    assert guard.audit.failures == (130 if kind == "loop" else 3)
     callers = [entry["agent_id"] for entry in guard.audit.unrecorded]
-    last = [f"caller {number}" for number in range(27, 127)]
-    assert callers == (last if kind == "loop" else ["alice"] * 3)
-    assert caplog.messages[0].startswith("the audit sink failed: ")
-    assert SECRET not in caplog.text
-
-
-def test_a_sink_that_works_again_is_used_again_and_may_call_the_guard_itself() -> None:
-    entries: list[dict[str, Any]] = []
-
-    def record(entry: dict[str, Any]) -> None:
-        entries.append(entry)
-        if len(entries) == 1:
-            raise OSError
-        if entry["tool_name"] == "refund":
-            assert guard.check_call("sink", "search", {}).allowed
-
-    guard, _ = make_guard(audit_sink=SimpleNamespace(record=record))
-    assert not guard.check_call("alice", "refund", {}).allowed
-    assert guard.check_call("alice", "refund", {}).allowed
-    assert [entry["agent_id"] for entry in entries] == ["alice", "alice", "sink"]
+    assert callers == [f"caller {number}" for number in range(27, 127)]
+    assert (guard.audit.failures, guard.metrics.failures) == (130, 0)
 
 
 @pytest.fixture
@@ -180,7 +139,7 @@ def test_each_entry_is_a_line_of_ascii_that_only_the_owner_reads(path: Path) -> 
 
 
 @on_posix
-@pytest.mark.parametrize("how", ["move", "delete", "truncate", "replace"])
+@pytest.mark.parametrize("how", ["move", "replace", "truncate"])
 def test_a_file_that_logrotate_took_away_is_made_anew(path: Path, how: str) -> None:
     sink = JsonLinesAuditSink(path)
     sink.record({"n": 1})
@@ -190,7 +149,7 @@ def test_a_file_that_logrotate_took_away_is_made_anew(path: Path, how: str) -> N
         os.truncate(path, 0)
     else:
         path.unlink()
-        path.touch() if how == "replace" else None
+        path.touch()
     sink.record({"n": 2})
     sink.record({"n": 3})
     sink.close()
@@ -199,16 +158,29 @@ def test_a_file_that_logrotate_took_away_is_made_anew(path: Path, how: str) -> N
         assert entries(path.with_suffix(".1")) == [{"n": 1}]
 
 
+@on_posix
+def test_many_threads_make_a_file_that_was_taken_away_anew_once(path: Path) -> None:
+    with path.open("w") as first:
+        free = first.fileno()
+    sink = JsonLinesAuditSink(path)
+    for _ in range(20):
+        path.unlink()
+        together(lambda number: sink.record({"n": number}))
+        assert sorted(entry["n"] for entry in entries(path)) == [*range(THREADS)]
+    sink.close()
+    with path.open() as last:  # every file in between was closed
+        assert last.fileno() <= free
+
+
 def test_a_relative_path_means_the_folder_of_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    sink = JsonLinesAuditSink("audit.jsonl")
-    (tmp_path / "other").mkdir()
-    monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.chdir(path.parent)
+    sink = JsonLinesAuditSink(path.name)
+    monkeypatch.chdir(path.parent.parent)
     sink.record({"n": 1})
     sink.close()
-    assert entries(tmp_path / "audit.jsonl") == [{"n": 1}]
+    assert entries(path) == [{"n": 1}]
 
 
 @on_posix
@@ -226,7 +198,6 @@ def test_after_a_torn_line_or_a_short_write_the_next_entry_starts_its_own_line(p
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert short.stage == full.stage == "audit"
-    assert guard.audit.failures == 2
     assert guard.check_call("alice", "search", {"n": "last"}).allowed
     sink.close()
     _, first, torn, last = path.read_text().splitlines()
@@ -263,29 +234,17 @@ def test_a_sink_that_was_closed_denies_and_touches_no_file_of_others(path: Path)
     assert path.read_text() == ""
 
 
-WRITER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from mcp_guard import JsonLinesAuditSink
-sink = JsonLinesAuditSink(sys.argv[2])
-print(end="ready", flush=True)
-sys.stdin.read(1)
-for number in range(300):
-    sink.record({"entry": [int(sys.argv[3]), number], "long": "x" * 15_000})
-sink.close()
-"""
+def write_300_entries(path: Path) -> None:
+    sink = JsonLinesAuditSink(path)
+    processes.together.wait()
+    for number in range(300):
+        sink.record({"entry": [os.getpid(), number], "long": "x" * 15_000})
+    sink.close()
 
 
 def test_lines_of_four_processes_never_mix(path: Path) -> None:
-    command = [sys.executable, "-c", WRITER, ROOT / "tests" / "recipes", path]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    writers = [subprocess.Popen([*command, f"{number}"], **pipes) for number in range(4)]  # noqa: S603
-    assert [writer.stdout.read(5) for writer in writers] == [b"ready"] * 4
-    for writer in writers:
-        writer.stdin.write(b"!")
-        writer.stdin.flush()
-    for writer in writers:
-        writer.communicate(timeout=120)
-    assert [writer.returncode for writer in writers] == [0] * 4
-    found = sorted(tuple(entry["entry"]) for entry in entries(path))
-    assert found == [(process, number) for process in range(4) for number in range(300)]
+    processes.in_processes(write_300_entries, path)
+    found = sorted(entry["entry"] for entry in entries(path))
+    writers = sorted({writer for writer, _ in found})
+    assert len(writers) == 4
+    assert found == [[writer, number] for writer in writers for number in range(300)]

@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 from mcp_guard import Guard, Limits
 from support.guards import in_both_forms, make_guard
-from support.threads import together
-
-THREADS = 64
+from support.threads import THREADS, together
 
 
 class Clock:
@@ -46,11 +44,11 @@ def test_no_window_ever_has_too_many_calls_by_the_times_the_clock_returned(
     guard, _ = make_guard(max_calls_per_window=50, window_size=100, clock=clock, budget=always)
 
     def call(_: int) -> list[int]:
-        return [read.tick for _ in range(20) if guard.check_call("alice", "search", {}).allowed]
+        return [read.tick for _ in range(40) if guard.check_call("alice", "search", {}).allowed]
 
-    granted = [tick for ticks in together(call, THREADS) for tick in ticks]
+    granted = [tick for ticks in together(call) for tick in ticks]
     exact: list[int] = []  # what one thread would be granted at these times
-    for tick in range(turn, turn + THREADS * 20):
+    for tick in range(turn, turn + THREADS * 40):
         if sum(time > tick - 100 for time in exact[-50:]) < 50:
             exact.append(tick)
     assert sorted(granted) == exact
@@ -61,11 +59,11 @@ def test_no_window_ever_has_too_many_calls_by_the_times_the_clock_returned(
 @pytest.mark.parametrize(
     ("option", "stage"), [("max_calls_per_window", "rate_limit"), ("max_tool_calls", "budget")]
 )
-def test_each_callers_count_is_exact_with_64_threads_and_with_tasks(
+def test_each_callers_count_is_exact_with_32_threads_and_with_tasks(
     option: str, stage: str
 ) -> None:
-    guard, log = make_guard(**{option: 33}, clock=lambda: 0.0)
-    together(lambda number: stages(guard, *[f"caller {number % 4}"] * 5), THREADS)
+    guard, log = make_guard(**{option: 33}, clock=float)  # a class is callable: this is always 0.0
+    together(lambda number: stages(guard, *[f"caller {number % 4}"] * 10))
 
     async def tasks() -> None:
         await asyncio.gather(*(guard.acheck_call("tasks", "search", {}) for _ in range(80)))
@@ -87,22 +85,21 @@ def test_a_window_slides_and_counts_calls_that_a_later_check_refuses() -> None:
         assert stages(guard, "alice", "alice") == ["allowed", "rate_limit"]
 
 
-def test_a_budget_is_whole_again_after_its_period_and_only_calls_that_would_run_spend_it() -> None:
-    clock = Clock()
-    guard, _ = make_guard(max_tool_calls=2, budget_period=60.0, clock=clock, blocked_patterns=["x"])
-    forever, _ = make_guard(max_tool_calls=2, budget_period=None, clock=clock)
-    for one in (guard, forever):
-        assert not one.check_call("alice", "none", {}).allowed
-        assert one.check_response("alice", "search", "text").allowed
-        if one is guard:
-            assert one.check_call("alice", "search", {"x": 1}).stage == "pattern"
-        assert stages(one, *["alice"] * 3) == ["allowed", "allowed", "budget"]
+@pytest.mark.parametrize("period", [60.0, None])
+def test_a_budget_is_whole_again_after_its_period_and_only_calls_that_would_run_spend_it(
+    period: float | None,
+) -> None:
+    clock, options = Clock(), {"max_tool_calls": 2, "blocked_patterns": ["x"]}
+    guard, _ = make_guard(budget_period=period, clock=clock, **options)
+    assert guard.check_call("alice", "none", {}).stage == "allow_list"
+    assert guard.check_call("alice", "search", {"x": 1}).stage == "pattern"
+    assert guard.check_response("alice", "search", "text").allowed
+    assert stages(guard, *["alice"] * 3) == ["allowed", "allowed", "budget"]
     clock.now += 59.0
     assert stages(guard, "alice", "bob") == ["budget", "allowed"]
-    clock.now += 1.0
-    assert stages(guard, *["alice"] * 3) == ["allowed", "allowed", "budget"]
-    clock.now += 1e9
-    assert stages(forever, "alice") == ["budget"]
+    clock.now += 1.0 if period else 1e9
+    whole = ["allowed", "allowed", "budget"]
+    assert stages(guard, *["alice"] * 3) == (whole if period else ["budget"] * 3)
 
 
 def test_a_refusal_says_what_is_allowed_in_which_time() -> None:
@@ -161,14 +158,16 @@ def test_with_as_many_callers_as_may_be_a_new_one_waits_until_one_is_over(
     assert found == {"allowed" if period else "budget"}
 
 
-def test_no_caller_is_forgotten_early() -> None:
-    clock, limits = Clock(), Limits(max_callers=2)
-    guard, _ = make_guard(max_calls_per_window=3, window_size=10.0, limits=limits, clock=clock)
-    assert stages(guard, "alice", "bob", "alice") == ["allowed"] * 3
+def test_a_caller_is_forgotten_a_window_after_the_last_granted_call_and_not_before() -> None:
+    clock, limits = Clock(), Limits(max_callers=3)
+    options = {"max_calls_per_window": 2, "window_size": 10.0, "budget_period": 10.0}
+    guard, _ = make_guard(**options, clock=clock, limits=limits)
+    granted, refused = ["allowed"] * 2, ["rate_limit"] * 2
+    assert stages(guard, "alice", "bob", "carol", "carol") == granted * 2
     clock.now += 5.0
-    assert stages(guard, "alice", "carol") == ["allowed", "rate_limit"]
-    clock.now += 5.0  # bob is over, alice is not, though she came first
-    assert stages(guard, "alice", "alice", "alice") == ["allowed", "allowed", "rate_limit"]
+    assert stages(guard, "alice", "bob", "carol", "new") == granted + refused
+    clock.now += 5.0  # carol is over, and not those who came before her
+    assert stages(guard, "new", "alice", "alice", "newer") == granted + refused
 
 
 class Counting(Counter[str]):
@@ -179,8 +178,6 @@ class Counting(Counter[str]):
 
     def try_acquire(self, caller: str) -> Any:
         self[caller] += 1
-        if isinstance(self.answer, Exception):
-            raise self.answer
         return self.answer
 
 
@@ -189,13 +186,11 @@ class Counting(Counter[str]):
 def test_a_counter_of_ones_own_is_asked_once_with_the_exact_caller_and_only_true_grants(
     check: Any, option: str, stage: str
 ) -> None:
-    for answer in (True, False, 1, None, "yes", OSError("private")):
+    for answer in (True, False, 1, None, "yes"):
         counter = Counting()
         counter.answer = answer
-        guard, log = make_guard(**{option: counter})
+        guard, _ = make_guard(**{option: counter})
         decision = check.call(guard, "Alice ", "search", {})
         assert decision.stage == ("allowed" if answer is True else stage)
+        assert decision.allowed or "(5 calls in a day are allowed)" in decision.reason
         assert counter == {"Alice ": 1}
-    assert (log[0]["detail"], decision.reason[:29]) == ("OSError", "Calls cannot be counted now: ")
-    counter.answer = False
-    assert "(5 calls in a day are allowed)" in check.call(guard, "alice", "search", {}).reason

@@ -4,57 +4,41 @@ import asyncio
 import gc
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
-from types import FrameType, SimpleNamespace
+from types import FrameType
 from typing import Any
 
 import anyio
 import pytest
 from mcp_guard import Guard, flow
-from support.guards import Entries, in_both_forms, make_guard, run
+from support.guards import Entries, in_both_forms, make_guard, make_guard_with
+from support.parts import Meter
 
 from agent_mcp_governance import ApprovalStatus
 
 
-class Thread:
-    """A sink that runs in a thread, and waits there until it may go on."""
+class Sink:
+    """Keeps entries once it may, in a thread or, as *kind* says, in the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         self.entries, self.go_on = Entries(), threading.Event()
         self.go_on.set()
+        self.blocking = kind != "loop"
+        # A hidden one is no coroutine function, though what it returns has to be awaited.
+        kinds = {"async": self.later, "hidden": lambda entry: self.later(entry)}
+        self.record: Any = kinds.get(kind, self.at_once)
 
-    def record(self, entry: dict[str, Any]) -> Any:
+    def at_once(self, entry: dict[str, Any]) -> None:
         assert self.go_on.wait(60)
         self.entries.append(entry)
 
-
-class Hidden(Thread):
-    """A sink whose method is no coroutine function, though what it returns has to be awaited."""
-
-    def record(self, entry: dict[str, Any]) -> Any:
-        return self.later(entry)
-
     async def later(self, entry: dict[str, Any]) -> None:
-        while not self.go_on.is_set():
-            await asyncio.sleep(0)
-        self.entries.append(entry)
+        await asyncio.to_thread(self.at_once, entry)
 
 
-class Async(Hidden):
-    """A sink whose method is a coroutine function."""
-
-    async def record(self, entry: dict[str, Any]) -> None:
-        await self.later(entry)
-
-
-class Loop(Thread):
-    """A sink that runs in the event loop."""
-
-    blocking = False
-
-
-each_kind_of_sink = pytest.mark.parametrize("kind", [Loop, Thread, Hidden, Async])
+each_kind_of_sink = pytest.mark.parametrize("kind", ["loop", "thread", "hidden", "async"])
 
 
 async def forever(*_: object) -> Any:
@@ -67,64 +51,53 @@ async def settle() -> None:
         await asyncio.wait(set(flow._kept))
 
 
-@each_kind_of_sink
-def test_every_kind_of_sink_gets_each_entry_once(kind: Any) -> None:
-    guard, sink = make_guard(audit_sink=kind())
-    assert run(guard.acheck_call("alice", "search", {})).allowed
-    assert not run(guard.acheck_call("alice", "none", {})).allowed
-    # In the sync form, the coroutine of an async one is closed, and what was allowed is refused.
-    decision = guard.check_call("alice", "search", {})
-    assert decision.stage == ("audit" if issubclass(kind, Hidden) else "allowed")
-    entries = [*sink.entries, *guard.audit.unrecorded]
-    assert [entry["stage"] for entry in entries] == ["allowed", "allow_list", "allowed"]
-    assert guard.audit.failures == issubclass(kind, Hidden)
-    gc.collect()
+async def cancel(check: Coroutine[Any, Any, Any], turns: int = 1) -> None:
+    """Cancel *check* after so many turns of the event loop."""
+    task = asyncio.create_task(check)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @each_kind_of_sink
-@pytest.mark.parametrize("how", ["task", "scope", "timeout"])
-def test_a_call_that_is_cancelled_is_audited_once_and_raises(kind: Any, how: str) -> None:
-    guard, sink = make_guard(require_human_approval=True, approver=forever, audit_sink=kind())
+@pytest.mark.parametrize("in_scope", [False, True])
+def test_a_call_that_is_cancelled_is_audited_and_counted_once_and_raises(
+    kind: str, in_scope: bool
+) -> None:
+    meter, options = Meter(), {"require_human_approval": True, "approver": forever}
+    guard, sink = make_guard(audit_sink=Sink(kind), metrics=meter.metrics, **options)
 
     async def main() -> None:
         call = guard.acheck_call("alice", "search", {"q": 1})
-        if how == "scope":  # in which asyncio.shield would write nothing
+        if in_scope:  # where asyncio.shield would write nothing
             with anyio.CancelScope() as scope:
                 asyncio.get_running_loop().call_soon(scope.cancel)
                 await call
             assert scope.cancelled_caught
-        elif how == "timeout":
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(call, 0.001)
         else:
-            task = asyncio.create_task(call)
-            await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await cancel(call)
         await settle()
 
     asyncio.run(main())
     found = [(entry["stage"], entry["allowed"], entry["parameters"]) for entry in sink.entries]
     assert found == [("cancelled", False, {"q": 1})]
     assert guard.audit.failures == 0
+    [(labels, count)] = meter.counted()["mcp_decisions"]
+    assert (labels["stage"], count) == ("cancelled", 1)
 
 
-@pytest.mark.parametrize("kind", [Thread, Hidden, Async])
+@pytest.mark.parametrize("kind", ["thread", "hidden", "async"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_call_that_is_cancelled_while_it_is_written_down_is_written_once(
-    kind: Any, fails: bool
+    kind: str, fails: bool
 ) -> None:
-    guard, sink = make_guard(audit_sink=kind())
+    guard, sink = make_guard(audit_sink=Sink(kind))
 
     async def main() -> None:
         sink.go_on.clear()
-        task = asyncio.create_task(guard.acheck_call("alice", "search", {}))
-        for _ in range(9):
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancel(guard.acheck_call("alice", "search", {}), turns=9)
         if fails:
             sink.entries.append = None
         sink.go_on.set()
@@ -138,8 +111,8 @@ def test_a_call_that_is_cancelled_while_it_is_written_down_is_written_once(
 
 @each_kind_of_sink
 @pytest.mark.parametrize("loop_is_closed", [False, True])
-def test_after_the_coroutine_is_closed_nothing_is_yielded(kind: Any, loop_is_closed: bool) -> None:
-    guard, sink = make_guard(require_human_approval=True, approver=forever, audit_sink=kind())
+def test_after_the_coroutine_is_closed_nothing_is_yielded(kind: str, loop_is_closed: bool) -> None:
+    guard, sink = make_guard(require_human_approval=True, approver=forever, audit_sink=Sink(kind))
     call = guard.acheck_call("alice", "search", {})
 
     async def main() -> None:
@@ -156,57 +129,47 @@ def test_after_the_coroutine_is_closed_nothing_is_yielded(kind: Any, loop_is_clo
 
 
 @pytest.mark.parametrize("option", ["limiter", "approver", "detectors", "redact", "audit_sink"])
-@in_both_forms
+@pytest.mark.parametrize("blocking", [False, True])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@in_both_forms
 def test_an_interrupt_in_a_part_is_audited_once_and_raised(
-    check: Any, option: str, error: type[BaseException]
+    check: Any, option: str, blocking: bool, error: type[BaseException]
 ) -> None:
-    stopped: list[int] = []
+    errors = [error]
 
     def stop(*_: object) -> Any:
-        if not stopped:
-            stopped.append(1)
-            raise error
+        if errors:
+            raise errors.pop()
         return "text"
 
-    part = SimpleNamespace(try_acquire=stop, record=stop, blocking=False)
-    given: Any = {"detectors": [stop], "approver": stop, "redact": stop}.get(option, part)
-    options = {"audit_sink": Entries(), option: given}
-    guard, log = make_guard(require_human_approval=option == "approver", **options)
-    name, content = ("response", "text") if option == "detectors" else ("call", {"q": "text"})
+    stop.blocking = blocking  # type: ignore[attr-defined]
+    guard, log, name = make_guard_with(option, stop)
     with pytest.raises(error):
-        getattr(check, name)(guard, "alice", "search", content)
+        getattr(check, name)(guard, "alice", "search", {"q": "text"})
     in_sink = option == "audit_sink"
     entries = guard.audit.unrecorded if in_sink else log
     assert [entry["stage"] for entry in entries] == ["allowed" if in_sink else "cancelled"]
 
 
-class Interruption:
-    """Raises KeyboardInterrupt before the line *at* of what the guard runs in a check."""
+def is_interrupted(check: Callable[[], object], at: int) -> bool:
+    """Interrupt *check* before line *at* of what it runs of the guard; return whether it did."""
+    left, began = at, False
 
-    def __init__(self, at: int) -> None:
-        self.left, self.began = at, False
-
-    def trace(self, frame: FrameType, event: str, _: object) -> Any:
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left, began
         if "mcp_guard" not in frame.f_code.co_filename:
             return None
-        self.began = self.began or frame.f_code.co_name in ("call", "response")
-        self.left -= event == "line" and self.began
-        if not self.left:
-            self.left = -1
-            raise KeyboardInterrupt
-        return self.trace
+        began = began or frame.f_code.co_name in ("call", "response")
+        left -= event == "line" and began
+        if not left:
+            raise KeyboardInterrupt  # which ends the tracing
+        return trace
 
-    def during(self, action: Callable[[], object]) -> bool:
-        """Return whether *action* was interrupted."""
-        sys.settrace(self.trace)
-        try:
-            action()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.settrace(None)
-        return False
+    sys.settrace(trace)
+    with suppress(KeyboardInterrupt):
+        check()
+    sys.settrace(None)
+    return not left
 
 
 @pytest.mark.parametrize("check", [Guard.check_call, Guard.check_response])
@@ -214,12 +177,13 @@ def test_an_interrupt_anywhere_leaves_its_entry_and_a_guard_that_answers(
     check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "LOCK_TIMEOUT", 0.01)  # seconds
-    approve: Any = {"require_human_approval": True, "approver": lambda *_: ApprovalStatus.APPROVED}
     interrupted, at = True, 0
     while interrupted:
         at += 1
-        guard, log = make_guard(**approve)
-        interrupted = Interruption(at).during(partial(check, guard, "alice", "search", {"q": [1]}))
+        guard, log = make_guard(
+            require_human_approval=True, approver=lambda *_: ApprovalStatus.APPROVED
+        )
+        interrupted = is_interrupted(partial(check, guard, "alice", "search", {"q": [1]}), at)
         # It may be that the sink has it, and that this was not known any more.
         entries = {str(entry) for entry in [*log, *guard.audit.unrecorded]}
         assert len(entries) == 1, at

@@ -1,24 +1,18 @@
 """What operators see first: observing before anything is refused, and metrics."""
 
-from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mcp_guard import ToolRules
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from support.guards import SECRET, in_both_forms, make_guard
-from support.threads import THREADS, together
+from support.parts import Down, Meter
 
-from agent_mcp_governance import ApprovalStatus, MCPMetrics
+from agent_mcp_governance import ApprovalStatus
 
-
-def fail(*_: object, **__: object) -> Any:
-    raise OSError("private")
-
-
-NEVER, BROKEN = SimpleNamespace(try_acquire=lambda _: False), SimpleNamespace(try_acquire=fail)
+NEVER = SimpleNamespace(try_acquire=lambda _: False)
+TOO_MANY = "rate_limit: Too many calls: try again later."
+FOR_OTHERS = {"search": ToolRules(callers=lambda _: False)}
 
 
 @in_both_forms
@@ -26,17 +20,14 @@ NEVER, BROKEN = SimpleNamespace(try_acquire=lambda _: False), SimpleNamespace(tr
     ("options", "would_refuse"),
     [
         ({}, []),
-        ({"limiter": NEVER}, ["rate_limit: Too many calls: try again later."]),
-        ({"limiter": BROKEN}, ["rate_limit: OSError"]),
+        ({"limiter": NEVER}, [TOO_MANY]),
+        ({"limiter": Down()}, ["rate_limit: OSError"]),
         ({"allowed_tools": ["refund"]}, ["allow_list: not on the allow list"]),
         ({"blocked_patterns": ["ghp"]}, ["pattern: q matches 'ghp'"]),
         ({"tools": {"search": ToolRules(refuse_secrets=True)}}, ["secret: at q"]),
         ({"budget": NEVER}, ["budget: The call budget is spent: try again later."]),
-        ({"require_human_approval": True, "approver": fail}, ["approval: nobody was asked"]),
-        (
-            {"limiter": NEVER, "tools": {"search": ToolRules(callers=lambda _: False)}},
-            ["rate_limit: Too many calls: try again later.", "allow_list: not for this caller"],
-        ),
+        ({"require_human_approval": True, "approver": Down()}, ["approval: nobody was asked"]),
+        ({"limiter": NEVER, "tools": FOR_OTHERS}, [TOO_MANY, "allow_list: not for this caller"]),
     ],
 )
 def test_what_the_policy_would_refuse_passes_and_the_audit_says_why(
@@ -62,7 +53,8 @@ def test_what_protects_the_guard_itself_is_refused_all_the_same(check: Any) -> N
         assert not check.call(guard, caller, "search", params, extra=extra).allowed
     assert not check.response(guard, "alice", "search", "x" * 250_001).allowed
     assert [entry["stage"] for entry in log] == ["caller", *["params"] * 5, "response"]
-    unwritten, _ = make_guard(observe=True, audit_sink=SimpleNamespace(record=fail))
+    assert not any(guard.may_call(*names) for names in (("", "search"), ("alice", None)))
+    unwritten, _ = make_guard(observe=True, audit_sink=Down())
     assert check.call(unwritten, "alice", "search", {}).stage == "audit"
 
 
@@ -74,78 +66,54 @@ def test_a_response_passes_with_its_secrets_cut_out_and_its_findings_noted(check
     assert log[0]["would_refuse"] == notes
 
 
-class Recorded:
-    """A real recorder, and what it has counted."""
-
-    def __init__(self) -> None:
-        self._reader = InMemoryMetricReader()
-        self.metrics = MCPMetrics(meter_provider=MeterProvider([self._reader]))
-
-    def counted(self, name: str, *labels: str) -> dict[tuple[Any, ...], float]:
-        """Return the counts of *name* by the values of *labels*."""
-        counts: Counter[tuple[Any, ...]] = Counter()
-        data = self._reader.get_metrics_data()
-        for metric in data.resource_metrics[0].scope_metrics[0].metrics if data else ():
-            for point in metric.data.data_points if metric.name == name else ():
-                counts[tuple(point.attributes[label] for label in labels)] += point.value
-        return dict(counts)
+def counted(meter: Meter, name: str, *labels: str) -> list[tuple[Any, ...]]:
+    """Return the counts of *name*, each after the values of its *labels*."""
+    series = meter.counted()[name]
+    return sorted((*(attributes[label] for label in labels), value) for attributes, value in series)
 
 
 @in_both_forms
-def test_each_decision_is_counted_once_and_a_response_as_a_scan_too(check: Any) -> None:
-    recorded = Recorded()
-    options: dict[str, Any] = {"blocked_patterns": ["x"], "metrics": recorded.metrics}
+def test_decisions_count_once_under_the_operators_labels_and_responses_as_scans(
+    check: Any,
+) -> None:
+    meter = Meter()
+    options: dict[str, Any] = {"blocked_patterns": ["x"], "metrics": meter.metrics}
     options |= {"max_calls_per_window": 2, "max_tool_calls": 1}
-    guard, _ = make_guard(detectors=[lambda *_: ["a", "b"]], **options)
+    detectors = [lambda *_: ["one", "two"]]
+    guard, _ = make_guard(caller_label=lambda caller: caller[0], detectors=detectors, **options)
     for caller, tool, params in (
         *[("alice", "search", {}), ("alice", "drop", {}), ("alice", "search", {})],
+        ("adam", "mail", {}),
         *[("bob", "search", {"q": "x"}), ("carl", "refund", {}), ("carl", "refund", {})],
     ):
         check.call(guard, caller, tool, params)
     check.response(guard, "alice", "search", "text")
-    unwritten, _ = make_guard(audit_sink=SimpleNamespace(record=fail), **options)
+    unwritten, _ = make_guard(audit_sink=Down(), **options)
     check.call(unwritten, "alice", "search", {})
-    assert recorded.counted("mcp_decisions", "stage", "decision", "tool_name", "agent_id") == {
-        ("allowed", "allow", "search", "any"): 1,
-        ("allow_list", "deny", "other", "any"): 1,
-        ("rate_limit", "deny", "search", "any"): 1,
-        ("pattern", "deny", "search", "any"): 1,
-        ("allowed", "allow", "refund", "any"): 1,
-        ("budget", "deny", "refund", "any"): 1,
-        ("detector", "deny", "search", "any"): 1,
-        ("audit", "deny", "search", "any"): 1,
-    }
-    hits = {("any", "search"): 1, ("any", "refund"): 1}
-    assert recorded.counted("mcp_rate_limit_hits", "agent_id", "tool_name") == hits
-    assert recorded.counted("mcp_scans", "server_name", "tool_name") == {("desk", "search"): 1}
-    assert recorded.counted("mcp_threats_detected", "server_name") == {("desk",): 2}
-
-
-def test_labels_of_callers_are_the_operators_choice() -> None:
-    recorded = Recorded()
-    guard, _ = make_guard(metrics=recorded.metrics, caller_label=lambda caller: caller[0])
-    for caller in ("alice", "adam", "bob"):
-        guard.check_call(caller, f"tool of {caller}", {})
-    counted = recorded.counted("mcp_decisions", "agent_id", "tool_name")
-    assert counted == {("a", "other"): 2, ("b", "other"): 1}
+    assert counted(meter, "mcp_decisions", "stage", "decision", "tool_name", "agent_id") == [
+        ("allow_list", "deny", "other", "a", 2),
+        ("allowed", "allow", "refund", "c", 1),
+        ("allowed", "allow", "search", "a", 1),
+        ("audit", "deny", "search", "any", 1),
+        ("budget", "deny", "refund", "c", 1),
+        ("detector", "deny", "search", "a", 1),
+        ("pattern", "deny", "search", "b", 1),
+        ("rate_limit", "deny", "search", "a", 1),
+    ]
+    hits = [("a", "search", 1), ("c", "refund", 1)]
+    assert counted(meter, "mcp_rate_limit_hits", "agent_id", "tool_name") == hits
+    scans = [("scan_response", "desk", "search", 1)]
+    assert counted(meter, "mcp_scans", "operation", "server_name", "tool_name") == scans
+    threats = [("desk", "search", 2)]
+    assert counted(meter, "mcp_threats_detected", "server_name", "tool_name") == threats
 
 
 @in_both_forms
 def test_a_recorder_or_a_label_that_fails_decides_nothing_and_is_counted(
     check: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    guard, log = make_guard(metrics=SimpleNamespace(record_decision=fail))
-    unnamed, _ = make_guard(metrics=Recorded().metrics, caller_label=fail)
-    for one in (guard, unnamed):
-        assert check.call(one, "alice", "search", {"q": 1}).params == {"q": 1}
-        assert one.metrics.failures == 1
-    assert len(log) == 1
+    for options in ({"metrics": Down()}, {"metrics": Meter().metrics, "caller_label": Down()}):
+        guard, log = make_guard(**options)
+        assert check.call(guard, "alice", "search", {"q": 1}).params == {"q": 1}
+        assert (guard.metrics.failures, len(log)) == (1, 1)
     assert caplog.messages == ["the metrics recorder failed: OSError"] * 2
-
-
-@pytest.mark.usefixtures("threads_take_turns_often")
-def test_every_failure_is_counted_with_32_threads() -> None:
-    broken = SimpleNamespace(record=fail, record_decision=fail, blocking=False)
-    guard, _ = make_guard(metrics=broken, audit_sink=broken)
-    together(lambda _: [guard.check_call("alice", "search", {}) for _ in range(10)])
-    assert guard.audit.failures == guard.metrics.failures == THREADS * 10

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from mcp_guard import Decision, Limits, ToolRules
 from support.guards import SECRET, in_both_forms, make_guard
+from support.parts import Down
 
 from agent_mcp_governance import ApprovalStatus
 
-ALL = ["limiter", "callers", "validate", "budget", "approver", "sink"]
+ASKED = ["limiter", "callers", "validate", "budget", "approver"]
 
 
 @in_both_forms
@@ -26,7 +27,6 @@ def test_a_call_meets_the_checks_in_order_and_none_after_a_refusal(
     check: Any, refuses: str, stage: str, count: int
 ) -> None:
     asked: list[str] = []
-    log: list[dict[str, Any]] = []
 
     def part(name: str, yes: object = True, no: object = False) -> Any:
         return lambda *_: [asked.append(name), no if name == refuses else yes][1]
@@ -36,51 +36,50 @@ def test_a_call_meets_the_checks_in_order_and_none_after_a_refusal(
             raise ValueError("amount is no number.")
         return arguments
 
-    guard, _ = make_guard(
+    guard, log = make_guard(
         tools={"refund": ToolRules(True, ["rm -rf"], True, callers=part("callers"))},
         limiter=SimpleNamespace(blocking=False, try_acquire=part("limiter")),
         budget=SimpleNamespace(blocking=False, try_acquire=part("budget")),
         approver=part("approver", ApprovalStatus.APPROVED, ApprovalStatus.DENIED),
-        audit_sink=SimpleNamespace(record=lambda entry: [log.append(entry), part("sink")()]),
     )
     # What an earlier check refuses is wrong in every way that a later one looks at.
     params: Any = {"q": f"rm -rf / {SECRET}", "w": float("nan")}
     if count > 2 or refuses in ("pattern", "secret"):
-        params = {"pattern": {"q": params["q"]}, "secret": {"q": SECRET}}.get(refuses, {})
+        wrong = {"pattern": params["q"], "secret": SECRET}
+        params = {"q": wrong.get(refuses, r"\u0067")}  # an escape that hides no secret
     tool = "drop" if refuses in ("caller", "limiter", "tool") else "refund"
     caller = "" if refuses == "caller" else "alice"
     decision: Decision = check.call(guard, caller, tool, params, validate=validate)
-    assert asked == [*ALL[:count], "sink"]
+    assert asked == ASKED[:count]
     assert (decision.stage, decision.allowed) == (stage, refuses == "nothing")
-    assert [entry["tool_name"] for entry in log] == [tool]
-    assert (log[0]["stage"], log[0]["allowed"]) == (stage, decision.allowed)
+    found = [(entry["tool_name"], entry["stage"], entry["allowed"]) for entry in log]
+    assert found == [(tool, stage, decision.allowed)]
     # A refusal costs no more than it has to: only what a check needs is copied.
-    assert (log[0]["parameters"] is not None) is (
-        count > 1 and tool != "drop" and "w" not in params
-    )
+    copied = count > 1 and tool != "drop" and "w" not in params
+    assert (log[0]["parameters"] is not None) is copied
 
 
 @in_both_forms
 @pytest.mark.parametrize(
     ("refuses", "stage", "asked"),
     [
-        *[("caller", "caller", ""), ("tool", "allow_list", ""), ("callers", "allow_list", "c")],
-        *[("blobs", "response", "c"), ("size", "response", "c"), ("detector", "detector", "crd")],
-        ("nothing", "allowed", "crd"),
+        *[("caller", "caller", []), ("tool", "allow_list", []), ("blobs", "response", ["callers"])],
+        *[("callers", "allow_list", ["callers"]), ("size", "response", ["callers"])],
+        *[("detector", "detector", ["callers", "detector"])],
+        ("nothing", "allowed", ["callers", "detector"]),
     ],
 )
 def test_a_response_meets_the_checks_in_order_and_none_after_a_refusal(
-    check: Any, refuses: str, stage: str, asked: str
+    check: Any, refuses: str, stage: str, asked: list[str]
 ) -> None:
     found: list[str] = []
 
-    def part(name: str, answer: Any) -> Any:
-        return lambda *args: [found.append(name) if args[-1] != "found" else 0, answer(*args)][1]
+    def part(name: str, answer: object) -> Any:
+        return lambda *_: [found.append(name), answer][1]
 
     guard, log = make_guard(
-        tools={"search": ToolRules(callers=part("c", lambda _: refuses != "callers"))},
-        redact=lambda text: part("r", str)(text) if "hello" in text else text,
-        detectors=[part("d", lambda *_: ["found"] if refuses == "detector" else [])],
+        tools={"search": ToolRules(callers=part("callers", refuses != "callers"))},
+        detectors=[part("detector", ["it"] if refuses == "detector" else [])],
         limits=Limits(max_blob_chars=3, max_response_chars=9),
     )
     caller = "" if refuses == "caller" else "alice"
@@ -88,7 +87,7 @@ def test_a_response_meets_the_checks_in_order_and_none_after_a_refusal(
     content = "hello" if refuses in ("detector", "nothing") else "hello hello"
     blobs = ["1", "23"] if content == "hello" or refuses == "size" else ["1", "234"]
     decision = check.response(guard, caller, tool, content, blobs=blobs)
-    assert "".join(found) == asked
+    assert found == asked
     assert (decision.stage, decision.allowed) == (stage, refuses == "nothing")
     assert decision.content == ("hello" if decision.allowed else None)
     assert [entry["stage"] for entry in log] == [stage]
@@ -98,39 +97,18 @@ def test_a_response_meets_the_checks_in_order_and_none_after_a_refusal(
 def test_the_caller_is_told_a_short_sentence_and_nothing_that_a_part_raised(
     check: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def validate(_: object) -> Any:
-        raise LookupError(SECRET)
-
     guard, log = make_guard(blocked_patterns=["drop table"])
-    decision = check.call(guard, "alice", "search", {"sql": "DROP TABLE users"})
-    assert decision.refusal == "Refused (pattern): The arguments are not allowed."
-    assert "drop table" not in repr(decision).lower()
-    decision = check.call(guard, "alice", "search", {}, validate=validate)
-    assert decision.refusal == "Refused (error): The guard failed."
-    assert [entry["detail"] for entry in log] == ["sql matches 'drop table'", "LookupError"]
-    assert caplog.messages == ["the guard failed: LookupError"]
+    told = check.call(guard, "alice", "search", {"sql": "DROP TABLE users"})
+    assert told.refusal == "Refused (pattern): The arguments are not allowed."
+    told = check.call(guard, "alice", "search", {}, validate=Down())
+    assert told.refusal == "Refused (error): The guard failed."
+    assert [entry["detail"] for entry in log] == ["sql matches 'drop table'", "OSError"]
+    assert caplog.messages == ["the guard failed: OSError"]
 
 
-def test_a_decision_shows_neither_params_nor_content_and_cannot_be_changed() -> None:
+def test_a_decision_shows_neither_params_nor_content() -> None:
     decision = Decision(True, "allowed", "Allowed.", {"q": "private"}, "private")
     assert "private" not in repr(decision)
-    with pytest.raises(AttributeError):
-        decision.allowed = False  # type: ignore[misc]
-
-
-def test_ordinary_calls_and_responses_pass_and_come_back_equal() -> None:
-    guard, log = make_guard()
-    for value in (
-        {"to": "bob@example.com", "body": "Ignore the previous mail; card ending 4111."},
-        {"sql": "SELECT id, `name` FROM users WHERE note LIKE '%../%' -- all of them"},
-        {"order": "4929384756102938", "ssn": "123-45-6789", "phone": "+1 555 123 4567"},
-        {"code": "subprocess.run(['ls', '-l']); x = $(date) && echo \"a\\nb\""},
-        {"json": '{"a": [1, 2.5, null, "\\u00fc\\n"]}', "text": "密钥 ﷺ ½ ①", "n": [1e300, -0.0]},
-        {"id": "task-0123456789abcdef0123456789abcdef", "url": "https://example.com/?token=a"},
-    ):
-        assert guard.check_call("alice", "search", value).params == value
-        assert guard.check_response("alice", "search", [value]).content == [value]
-    assert [entry["findings"] for entry in log] == [[]] * 12
 
 
 class Name(str):
@@ -185,8 +163,6 @@ def test_a_tools_rules_say_who_may_call_it_and_read_its_responses(check: Any) ->
         assert check.response(guard, caller, "refund", "text").allowed is allowed
         assert guard.may_call(caller, "refund") is allowed
         assert check.call(guard, caller, "search", {}).allowed
-    assert [log[at]["detail"] for at in (4, -2)] == [
-        "not for this caller",
-        "callers failed: KeyError",
-    ]
+    details = [log[at]["detail"] for at in (4, -2)]
+    assert details == ["not for this caller", "callers failed: KeyError"]
     assert {entry["stage"] for entry in log[3:] if not entry["allowed"]} == {"allow_list"}

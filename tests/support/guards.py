@@ -2,7 +2,8 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -38,6 +39,17 @@ def make_guard(**options: Any) -> tuple[Guard, Any]:
     if "budget" not in options:
         options.setdefault("budget_period", None)
     return Guard(GovernancePolicy(**policy), **options), options["audit_sink"]
+
+
+def make_guard_with(
+    option: str, part: Callable[..., Any], **options: Any
+) -> tuple[Guard, Any, str]:
+    """Return a guard that calls *part* as its *option*, its sink, and which check does so."""
+    blocking = getattr(part, "blocking", True)
+    methods = SimpleNamespace(try_acquire=part, record=part, blocking=blocking)
+    given = {"approver": part, "detectors": [part], "redact": part}.get(option, methods)
+    options |= {option: given, "require_human_approval": option == "approver"}
+    return *make_guard(**options), "response" if option == "detectors" else "call"
 
 
 def run(awaitable: Awaitable[T]) -> T:

@@ -7,7 +7,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +103,6 @@ class Trail:
         """Write to *sink*, in *pool* if it blocks, what *redact* leaves, in *max_chars* each."""
         self._redact, self._max_chars = redact, max_chars
         self.sink = Part(sink, pool, "record", self.failed)
-        self._lock = Lock()
         self.failures = 0
         self.unrecorded: deque[dict[str, Any]] = deque(maxlen=100)
 
@@ -152,9 +150,8 @@ class Trail:
     def failed(self, error: BaseException, entry: dict[str, Any]) -> None:
         """Keep *entry*, which the sink did not take, as far as is known."""
         logger.error("the audit sink failed: %s", type(error).__name__)
-        with suppress(TimeoutError), self._lock:
-            self.unrecorded.append(entry)
-            self.failures += 1
+        self.unrecorded.append(entry)
+        self.failures += 1
 
 
 class Meter:
