@@ -30,7 +30,7 @@ SHAPES = {
     "one of many": [f"{number} {PROSE}" for number in range(40)] + [ATTACK],
     "words": {"words": [*ATTACK.split(), "ok"]},
 }
-ORDINARY = {"from": "ann@a.example", "text": PROSE * 3, "phone": "+44 1632 960961"}
+ORDINARY = {"from": "ann@a.example", "text": PROSE * 3, "tel": "+44 1632 960961", "ip": "192.0.2.1"}
 
 needs_defender = pytest.mark.skipif(
     not (3, 11) <= sys.version_info < (3, 15),

@@ -7,27 +7,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp_guard import Decision, Guard, Limits, ToolRules
-from support.guards import Async, Entries, Sync, make_guard
+from support.guards import SECRET, Async, Entries, Sync, make_guard
 
 from agent_mcp_governance import ApprovalStatus, PatternType
 
 LETTERS = st.sampled_from("aAbx09 _-.=:/\\\"'<>[]{}()*?\n\t\0é\u0301\ufdfa\uff0f\U0001f600")
-FRAGMENTS = st.sampled_from(
-    [
-        *(
-            "../",
-            "..\\/",
-            '["',
-            '"]',
-            '{"a": ',
-            "}",
-            "ghp_" + "aB3dE5gH" * 5,
-            "password",
-            "\\u0067",
-        ),
-        *("AKIA", "x" * 50, "1" * 50, "[" * 30, "]" * 30, "\ufdfa" * 30, "eyJ", "-----BEGIN"),
-    ]
-)
+SHORT = ["../", "..\\/", '["', '"]', '{"a": ', "}", "\\u0067", "AKIA", "eyJ", "password", SECRET]
+LONG = ["x" * 50, "1" * 50, "[" * 30, "]" * 30, "\ufdfa" * 30, "-----BEGIN"]
+FRAGMENTS = st.sampled_from([*SHORT, *LONG])
 TEXT = st.lists(FRAGMENTS | LETTERS, max_size=8).map("".join)
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**300, 2**1_024, -0.0])
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXT | TEXT.map(json.dumps)
@@ -58,10 +45,6 @@ def guard() -> tuple[Guard, Entries]:
     )
 
 
-def without_time(log: Entries) -> list[dict[str, Any]]:
-    return [{**entry, "timestamp": 0} for entry in log]
-
-
 SEEN: Counter[tuple[str, str]] = Counter()
 
 
@@ -84,7 +67,7 @@ def check_anything(caller: Any, tool: Any, params: Any, extra: Any) -> None:
             assert json.dumps(call.params) == json.dumps(params)
         if response.allowed and not log[1]["findings"]:
             assert json.dumps(response.content) == json.dumps(params)
-        found.append((call, response, without_time(log)))
+        found.append((call, response, [{**entry, "timestamp": 0} for entry in log]))
     assert found[0] == found[1]
     SEEN.update([("call", call.stage), ("response", response.stage)])
 
