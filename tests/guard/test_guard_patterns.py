@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -33,6 +34,8 @@ GLOB, REGEX, SUBSTRING = PatternType.GLOB, PatternType.REGEX, PatternType.SUBSTR
         ("-0.5", {"n": '{"n": -0.5}'}, "n"),
         ("true", {"yes": True}, "yes"),
         ("null", {"no": [None]}, "no[0]"),
+        ("null", {"q": "{x}"}, None),
+        ("../", {"": {"": "../"}}, "the whole"),
         ("\ufb01", {"q": "\ufb01le"}, "q"),
         ("file", {"q": "\ufb01le"}, "q"),
         ("пароль", {"q": "ПАРОЛЬ"}, "q"),
@@ -86,12 +89,11 @@ def test_only_text_whose_normal_form_costs_too_much_is_refused() -> None:
 
 def test_the_path_of_a_finding_is_short() -> None:
     guard, log = make_guard(blocked_patterns=["../"])
-    deep: Any = "../"
-    for _ in range(50):
-        deep = {"k" * 1_000: deep}
-    guard.check_call("alice", "search", deep)
-    where, _, pattern = log[0]["detail"].partition(" matches ")
-    assert (where, pattern) == ((".".join(["k" * 60] * 4))[:199], "'../'")
+    for value in ("../", ["../"], '"..\\/"'):
+        deep = reduce(lambda inner, _: {"k" * 1_000: inner}, range(50), value)
+        guard.check_call("alice", "search", deep)
+        where, _, pattern = log[-1]["detail"].partition(" matches ")
+        assert (where, pattern) == ((".".join(["k" * 60] * 4))[:199], "'../'")
 
 
 PARTS = st.sampled_from([*"ab*?[]!-.\\/^$(|", "\n", "é", "ß", "K", "\u212a", "\u017f"])
