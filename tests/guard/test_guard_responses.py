@@ -62,7 +62,7 @@ def test_secrets_are_cut_out_of_a_response_and_the_rest_is_returned(check: Any) 
     for content, returned in (
         (f"key {SECRET}.", "key [REDACTED]."),
         (["a", {"b": [SECRET]}], ["a", {"b": ["[REDACTED]"]}]),
-        ({SECRET: 1, "b": 2.5}, {"[REDACTED]": 1, "b": 2.5}),
+        ({SECRET: [1, None, True, 2.5]}, {"[REDACTED]": [1, None, True, 2.5]}),
         (f"line\n{SECRET}\n", "line\n[REDACTED]\n"),
     ):
         before = json.dumps(content)

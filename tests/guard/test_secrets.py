@@ -85,10 +85,7 @@ def test_what_only_looks_like_a_secret_stays(text):
     assert redact(text) == text
 
 
-KINDS = ["", "RSA ", "EC ", "DSA ", "ENCRYPTED ", "OPENSSH ", "PGP "]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["", "RSA ", "EC ", "DSA ", "ENCRYPTED ", "OPENSSH ", "PGP "])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\\n", "\\\\n", " "])
 def test_each_kind_of_private_key_is_cut_out_to_its_end(kind, newline):
     name = f"{kind}PRIVATE KEY" + (" BLOCK" if kind == "PGP " else "")
@@ -124,14 +121,6 @@ def test_hostile_texts_are_of_the_size_that_was_asked_for_and_hold_secrets_or_no
     assert len(texts) > 1_000
     assert {len(text) for text in texts.values()} == {1_000}
     assert {redact(text) == text for text in texts.values()} == {True, False}
-
-
-def test_a_tree_is_copied_and_every_key_and_string_redacted():
-    tree = {TOKEN: [TOKEN, 1, None, True, 1.5], "a": {"b": f"x {TOKEN}"}}
-    before = json.dumps(tree)
-    shown = redact_tree(tree)
-    assert shown == {PLACEHOLDER: [PLACEHOLDER, 1, None, True, 1.5], "a": {"b": f"x {PLACEHOLDER}"}}
-    assert json.dumps(tree) == before
 
 
 def test_keys_that_become_one_lose_no_entry():
