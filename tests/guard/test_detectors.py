@@ -61,11 +61,9 @@ def test_of_the_kernels_categories_only_instructions_count_and_only_they_are_log
     assert caplog.messages == ["MCP response scan found 2 issue(s) in tool read"]
 
 
-def test_what_the_kernel_finds_besides_instructions_counts_in_no_case(monkeypatch):
+def test_what_a_later_kernel_finds_besides_instructions_does_not_count(monkeypatch):
     for name in ("_scan_credential_leaks", "_scan_pii_leaks", "_scan_exfiltration_urls"):
-        monkeypatch.delattr(
-            detectors._InstructionScanner, name
-        )  # as if a later kernel called them otherwise
+        monkeypatch.delattr(detectors._InstructionScanner, name)
     assert detectors._InstructionScanner().scan_response(str(ORDINARY)).threats
     assert KernelDetector()("read", ORDINARY) == []
 
@@ -134,8 +132,7 @@ class TestDefender:
 
     @pytest.mark.parametrize("before", [0, 5_900, 11_900])
     def test_sees_all_of_a_long_string(self, before, defender):
-        text = PROSE * 144
-        assert len(text) > 11_900
+        text = PROSE * 144  # 11,952 characters
         assert defender("tool", f"{text[:before]} {ATTACK} {text[before:]}") == ["prompt_injection"]
 
     def test_reads_no_piece_of_more_tokens_than_the_classifier_does(self):

@@ -15,10 +15,7 @@ def nested(levels: int) -> Any:
     return reduce(lambda value, _: [value], range(levels), "x")
 
 
-class Text(str):
-    """A str that another class could say anything about."""
-
-
+Text = type("Text", (str,), {})  # a str that another class could say anything about
 CIRCULAR: list[Any] = []
 CIRCULAR.append(CIRCULAR)
 MANY_TIMES: Any = reduce(lambda value, _: [value, value], range(60), "x")  # 2 ** 60 if written out

@@ -49,6 +49,7 @@ GLOB, REGEX, SUBSTRING = PatternType.GLOB, PatternType.REGEX, PatternType.SUBSTR
         ((r"^$", REGEX), {"q": ""}, "q"),
         (("a.c", SUBSTRING), {"q": "A.C"}, "q"),
         (("a.c", SUBSTRING), {"q": "abc"}, None),
+        ("a?c", {"q": "abc"}, None),
         ("one\0two", {"a": "one", "b": "two"}, None),
         ("onetwo", {"one": "two"}, None),
         ('{"q"', {"q": 1}, None),  # the values are looked at, not their JSON
