@@ -237,12 +237,13 @@ def _letter(escape: re.Match[str]) -> str:
     return chr(int(escape[1], 16)) if escape[1] else _LETTERS.get(letter, letter)
 
 
-def _with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
+def with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
+    """Return a JSON object's *pairs* as a dict, or as several if a key stands twice."""
     entries = dict(pairs)
     return entries if len(entries) == len(pairs) else [{key: item} for key, item in pairs]
 
 
-_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_with_all_pairs)
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=with_all_pairs)
 
 
 def _names_a_secret(key: Any) -> bool:
