@@ -64,14 +64,12 @@ def test_secrets_are_cut_out_of_a_response_and_the_rest_is_returned(check: Any) 
         (["a", {"b": [SECRET]}], ["a", {"b": ["[REDACTED]"]}]),
         ({SECRET: [1, None, True, 2.5]}, {"[REDACTED]": [1, None, True, 2.5]}),
         (f"line\n{SECRET}\n", "line\n[REDACTED]\n"),
+        (f'{{"a": "\\u0067{SECRET[1:]}"}}', '{"a": "[REDACTED]"}'),
     ):
         before = json.dumps(content)
         decision = check.response(guard, "alice", "search", content)
         assert (decision.stage, decision.content) == ("allowed", returned)
         assert (log[-1]["findings"], json.dumps(content)) == (["secret"], before)
-    text = f'{{"a": "\\u0067{SECRET[1:]}", "b": "line\\n{SECRET}"}}'
-    content = check.response(guard, "alice", "search", text).content
-    assert json.loads(content) == {"a": "[REDACTED]", "b": "line\n[REDACTED]"}
 
 
 def test_a_redact_of_ones_own_takes_the_place_of_ours() -> None:
