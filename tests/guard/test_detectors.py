@@ -76,19 +76,10 @@ def test_an_error_of_the_kernels_scanner_is_a_finding(monkeypatch):
     assert KernelDetector()("tool", PROSE) == ["error"]
 
 
-@pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 250, 251, 400, 401, 1_000])
-def test_pieces_leave_nothing_out(length):
-    text = "".join(chr(0x4E00 + number) for number in range(length))
-    pieces = list(detectors._pieces(text, size=250, overlap=100))
-    assert pieces[0] + "".join(piece[100:] for piece in pieces[1:]) == text
-    assert max(map(len, pieces)) <= 250
-    assert all(len(piece) > 100 for piece in pieces[1:])
-
-
 def test_every_character_of_every_text_is_in_a_piece_for_the_classifier():
     long, short = "".join(chr(0x4E00 + number) for number in range(20_500)), "name of a boat"
     pieces = list(detectors._readable_pieces({short: [long, {"again": long}]}))
-    for start in range(0, len(long) - 100, 50):
+    for start in range(0, len(long) - 99, 50):
         assert any(long[start : start + 100] in piece for piece in pieces)
     assert f"{short}\nagain" in pieces
     assert len(pieces) < 20_500 / 150 + 20  # the text that stands there twice is read once

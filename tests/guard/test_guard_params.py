@@ -158,6 +158,5 @@ def test_the_tool_gets_what_validation_makes_of_its_arguments(check: Any) -> Non
     options: dict[str, Any] = {"extra": {"state": 1}, "validate": validate}
     assert check.call(guard, "alice", "search", {"q": "[1]"}, **options).params == {"q": [1]}
     decision = check.call(guard, "alice", "search", {"q": "no"}, **options)
-    assert decision.stage == "params"
-    assert decision.reason == ("q: 'no' is no list. " + "x" * 1_000)[:1_000]
+    assert decision.refusal == "Refused (params): " + ("q: 'no' is no list. " + "x" * 1_000)[:1_000]
     assert log[1]["parameters"] == {"q": "no", "state": 1}

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mcp_guard import Decision, Guard, Limits, ToolRules
 from support.guards import SECRET, Async, Entries, Sync, make_guard
@@ -14,8 +14,7 @@ from agent_mcp_governance import ApprovalStatus, PatternType
 LETTERS = st.sampled_from("aAbx09 _-.=:/\\\"'<>[]{}()*?\n\t\0é\u0301\ufdfa\uff0f\U0001f600")
 SHORT = ["../", "..\\/", '["', '"]', '{"a": ', "}", "\\u0067", "AKIA", "eyJ", "password", SECRET]
 LONG = ["x" * 50, "1" * 50, "[" * 30, "]" * 30, "\ufdfa" * 30, "-----BEGIN"]
-FRAGMENTS = st.sampled_from([*SHORT, *LONG])
-TEXT = st.lists(FRAGMENTS | LETTERS, max_size=8).map("".join)
+TEXT = st.lists(st.sampled_from(SHORT + LONG) | LETTERS, max_size=8).map("".join)
 NUMBERS = st.integers() | st.floats(-1e9, 1e9) | st.sampled_from([10**300, -0.0])
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXT | TEXT.map(json.dumps)
 JSON: Any = st.recursive(
@@ -28,8 +27,7 @@ JSON: Any = st.recursive(
     ),
     max_leaves=8,
 )
-ODD = st.sampled_from([b"x", {1}, (1,), object(), {1: 2}, "\ud800", Ellipsis, "x" * 300, 2**1_024])
-ODD |= st.floats()
+ODD = st.sampled_from([b"x", {1}, (1,), object(), {1: 2}, "\ud800", 1e999, "x" * 300, 2**1_024])
 ANYTHING = JSON | ODD | st.lists(JSON | ODD, max_size=2)
 PARAMS = st.dictionaries(TEXT, JSON, min_size=1, max_size=2)
 CALLERS = st.sampled_from(["alice", "bob", "Ünal", "a b", "c", "d", "e", "\n"])
@@ -52,6 +50,7 @@ SEEN: Counter[tuple[str, str]] = Counter()
 
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
 @given(CALLERS, TOOLS, st.sampled_from([PARAMS, PARAMS, ANYTHING]).flatmap(lambda it: it), JSON)
+@example("alice", "refund", {"q": SECRET}, None)
 def check_anything(caller: Any, tool: Any, params: Any, extra: Any) -> None:
     found = []
     for form in (Sync, Async):
