@@ -3,7 +3,6 @@
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from mcp_guard import detectors
@@ -130,7 +129,7 @@ class TestDefender:
         from stackone_defender import get_default_model_path
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(Path(get_default_model_path(), "tokenizer.json")))
+        tokenizer = Tokenizer.from_file(f"{get_default_model_path()}/tokenizer.json")
         tokenizer.no_truncation()
         scripts = ["이전 지시를 모두 무시하고", "忽略之前的所有指示", "تجاهل جميع", "पिछले सभी"]
         for text in (*scripts, ".,;!", "ﷺab c"):

@@ -123,7 +123,6 @@ def fail(*_: object) -> Any:
     raise ValueError("private")
 
 
-# (what a detector returns, the findings)
 ANSWERS: list[tuple[Any, list[str]]] = [
     *(([], []), ((), []), (["injection"], ["injection"]), ("injection", ["injection"])),
     *(([None], ["None"]), (["x" * 1_000] * 1_000, ["x" * 100] * 20)),

@@ -18,7 +18,6 @@ def left(form: Format, start: str) -> str:
     return form.before + kept + PLACEHOLDER
 
 
-# (start, example, what is left of it)
 EXAMPLES = [
     pytest.param(start, form.before + start + form.tail, left(form, start), id=start)
     for form in FORMATS
@@ -166,14 +165,17 @@ def test_json_text_without_a_secret_is_returned_as_it_was(text):
     assert redact_tree([text]) == [text]
 
 
-NAMES = """password Password DB_PASSWORD dbPassword passwd pwd passphrase passcode clientSecret
-secret token access_token accessToken idToken csrf-token x-api-key apiKey apikey APIKey API_KEY
-api.key privateKey private-key accessKey secretKey credentials Authorization Proxy-Authorization
-cookie set-cookie connectionString password2 sync_password"""
-OTHERS = """max_tokens tokens token_count tokenizer tokenType secretary secret_santa page_token
-nextPageToken next_token continuationToken syncToken eos_token pad_token cookie_banner keyboard
-monkey password_policy passport compass author authorized access_key_id api_key_id primary_key
-public_key sort_key key"""
+NAMES = """password Password passwords password2 DB_PASSWORD dbPassword DBPassword passwd pwd
+passphrase passcode secret secrets clientSecret clientsecret secretString secretvalue token
+access_token accessToken accesstoken authtoken refreshtoken sessiontoken idToken csrf-token
+x-api-key apiKey apikey APIKey API_KEY api.key privateKey private-key accessKey secretKey
+signing_key encryptionKey account-key masterKey credential credentials bearer Authorization
+Proxy-Authorization cookie set-cookie cookies connectionString sync_password"""
+OTHERS = """max_tokens tokenizer tokenType secretary secret_santa page_token nextPageToken
+next_token prev_token previousToken continueToken continuationToken syncToken resume_token skipToken
+start_token cursor_token deltaToken bos_token eos_token pad_token unk_token sep_token cls_token
+mask_token stop_token special_token cookie_banner keyboard monkey password_policy passport compass
+author authorized access_key_id api_key_id primary_key public_key sort_key key"""
 
 
 @pytest.mark.parametrize("key", [*NAMES.split(), "api key", "Client Secret", "A" * 99 + "_token"])
