@@ -15,10 +15,7 @@ def nested(levels: int) -> Any:
     return reduce(lambda value, _: [value], range(levels), "x")
 
 
-class Text(str):
-    """A str that another class could say anything about."""
-
-
+Text = type("Text", (str,), {})  # a str that another class could say anything about
 CIRCULAR: list[Any] = []
 CIRCULAR.append(CIRCULAR)
 MANY_TIMES: Any = reduce(lambda value, _: [value, value], range(60), "x")  # 2 ** 60 if written out
@@ -29,17 +26,8 @@ NOT_ALLOWED = {
     "no plain JSON, for a float in it": [math.nan, math.inf, -math.inf],
     "no plain JSON, for a int in it": [{1: "x"}, 2**1_024, -(2**1_024)],
     "no plain JSON, for half of a surrogate pair in it": ["\ud800", {"\udfff": 1}],
-    "over 100000 characters": [
-        "x" * 100_000,
-        {"k" * 100_000: 1},
-        ["x" * 10_000] * 10,
-        [10**300] * 330,
-    ],
-    "over 50000 keys and elements": [
-        [0] * 49_999,
-        dict.fromkeys(map(str, range(49_999))),
-        MANY_TIMES,
-    ],
+    "over 100000 characters": ["x" * 100_000, {"k" * 100_000: 1}, [10**300] * 330],
+    "over 50000 keys and elements": [[0] * 49_999, {f"{n}": 0 for n in range(49_999)}, MANY_TIMES],
     "over 64 levels": [nested(64), CIRCULAR],
     "over 64 levels, with JSON inside strings": [json.dumps(nested(64))],
     "over 50000 keys and elements, with JSON inside strings": [["[0,0,0]"] * 10_000],
@@ -82,7 +70,7 @@ def test_plain_json_is_allowed_and_comes_back_equal() -> None:
         ({"max_params_chars": 9}, {"q": ["1", None]}, {"q": [12, None]}),
         ({"max_items": 3}, {"q": [1, 2]}, {"q": [1, 2, 3]}),
         ({"max_items": 3}, {"q": {"a": 1, "b": 2}}, {"q": {"a": 1, "b": 2}, "c": 3}),
-        ({"max_items": 3}, {"q": "[1]"}, {"q": "[1, 2, 3]"}),
+        ({"max_items": 3}, {"q": "[1, 2]"}, {"q": "[1, 2, 3]"}),
         ({"max_depth": 2}, {"q": [1]}, {"q": [[]]}),
         ({"max_depth": 3}, {"q": "[1]"}, {"q": "[[1]]"}),
         ({"max_depth": 64}, {"q": "[" * 40_000}, {"q": "[" * 40_000 + "]" * 40_000}),
@@ -170,6 +158,5 @@ def test_the_tool_gets_what_validation_makes_of_its_arguments(check: Any) -> Non
     options: dict[str, Any] = {"extra": {"state": 1}, "validate": validate}
     assert check.call(guard, "alice", "search", {"q": "[1]"}, **options).params == {"q": [1]}
     decision = check.call(guard, "alice", "search", {"q": "no"}, **options)
-    assert decision.stage == "params"
-    assert decision.reason == ("q: 'no' is no list. " + "x" * 1_000)[:1_000]
+    assert decision.refusal == "Refused (params): " + ("q: 'no' is no list. " + "x" * 1_000)[:1_000]
     assert log[1]["parameters"] == {"q": "no", "state": 1}

@@ -51,11 +51,9 @@ def test_images_have_a_cap_of_their_own_and_are_not_looked_into() -> None:
 
 def test_a_tools_rules_may_set_its_own_cap() -> None:
     guard, _ = make_guard(tools={"search": ToolRules(max_response_chars=9)})
-    for tool, text, stage in (
-        *[("search", "x" * 9, "allowed"), ("search", "x" * 10, "response")],
-        ("refund", "x" * 10, "allowed"),
-    ):
-        assert guard.check_response("alice", tool, text).stage == stage
+    assert guard.check_response("alice", "search", "x" * 9).allowed
+    assert guard.check_response("alice", "search", "x" * 10).stage == "response"
+    assert guard.check_response("alice", "refund", "x" * 10).allowed
 
 
 @in_both_forms
@@ -64,16 +62,14 @@ def test_secrets_are_cut_out_of_a_response_and_the_rest_is_returned(check: Any) 
     for content, returned in (
         (f"key {SECRET}.", "key [REDACTED]."),
         (["a", {"b": [SECRET]}], ["a", {"b": ["[REDACTED]"]}]),
-        ({SECRET: 1, "b": 2.5}, {"[REDACTED]": 1, "b": 2.5}),
+        ({SECRET: [1, None, True, 2.5]}, {"[REDACTED]": [1, None, True, 2.5]}),
         (f"line\n{SECRET}\n", "line\n[REDACTED]\n"),
+        (f'{{"a": "\\u0067{SECRET[1:]}"}}', '{"a": "[REDACTED]"}'),
     ):
         before = json.dumps(content)
         decision = check.response(guard, "alice", "search", content)
         assert (decision.stage, decision.content) == ("allowed", returned)
         assert (log[-1]["findings"], json.dumps(content)) == (["secret"], before)
-    text = f'{{"a": "\\u0067{SECRET[1:]}", "b": "line\\n{SECRET}"}}'
-    content = check.response(guard, "alice", "search", text).content
-    assert json.loads(content) == {"a": "[REDACTED]", "b": "line\n[REDACTED]"}
 
 
 def test_a_redact_of_ones_own_takes_the_place_of_ours() -> None:
@@ -127,34 +123,31 @@ def fail(*_: object) -> Any:
     raise ValueError("private")
 
 
+ANSWERS: list[tuple[Any, list[str]]] = [
+    *(([], []), ((), []), (["injection"], ["injection"]), ("injection", ["injection"])),
+    *(([None], ["None"]), (["x" * 1_000] * 1_000, ["x" * 100] * 20)),
+    *[(it, [f"a detector returned a {type(it).__name__}, no list"]) for it in (None, {}, True)],
+    (fail, ["a detector failed: ValueError"]),
+]
+BLOCK, LOG = ResponsePolicy.BLOCK, ResponsePolicy.LOG
+
+
 @in_both_forms
 @pytest.mark.parametrize("per_tool", [False, True])
+@pytest.mark.parametrize(("policy", "other"), [(BLOCK, LOG), (LOG, BLOCK)])
 def test_what_a_detector_finds_or_that_it_fails_is_blocked_or_only_logged(
-    check: Any, per_tool: bool
+    check: Any, per_tool: bool, policy: Any, other: Any
 ) -> None:
-    for answer, found in (
-        ([], []),
-        ((), []),
-        (["injection"], ["injection"]),
-        ("injection", ["injection"]),
-        ([None], ["None"]),
-        (None, ["a detector returned a NoneType, no list"]),
-        ({}, ["a detector returned a dict, no list"]),
-        (True, ["a detector returned a bool, no list"]),
-        (fail, ["a detector failed: ValueError"]),
-        (["x" * 1_000] * 1_000, ["x" * 100] * 20),
-    ):
-        for policy in (ResponsePolicy.BLOCK, ResponsePolicy.LOG):
-            other = ResponsePolicy.LOG if policy is ResponsePolicy.BLOCK else ResponsePolicy.BLOCK
-            rules = ToolRules(on_finding=policy if per_tool else None)
-            guard, log = make_guard(
-                detectors=[fail if answer is fail else lambda *_, it=answer: it],
-                on_finding=other if per_tool else policy,
-                tools={"search": rules},
-            )
-            decision = check.response(guard, "alice", "search", "text")
-            blocked = bool(found) and policy is ResponsePolicy.BLOCK
-            assert decision.stage == ("detector" if blocked else "allowed")
-            assert decision.content == (None if blocked else "text")
-            assert log[0]["findings"] == found
-            assert check.call(guard, "alice", "search", {"q": "text"}).allowed  # not looked at
+    rules = {"search": ToolRules(on_finding=policy)} if per_tool else {}
+    for answer, found in ANSWERS:
+        guard, log = make_guard(
+            detectors=[fail if answer is fail else lambda *_, it=answer: it],
+            on_finding=other if per_tool else policy,
+            tools=rules,
+        )
+        decision = check.response(guard, "alice", "search", "text")
+        blocked = bool(found) and policy is BLOCK
+        assert decision.stage == ("detector" if blocked else "allowed")
+        assert decision.content == (None if blocked else "text")
+        assert log[0]["findings"] == found
+        assert check.call(guard, "alice", "search", {"q": "text"}).allowed  # not looked at

@@ -1,7 +1,6 @@
 """Secrets are cut out by the formats that issuers document, and nothing else changes."""
 
 import json
-from itertools import islice
 
 import pytest
 from mcp_guard.secrets import FORMATS, PLACEHOLDER, Format, redact, redact_tree
@@ -9,6 +8,7 @@ from support.hostile import hostile_texts
 
 TOKEN = "ghp_" + "aB3d" * 9
 HIDDEN = "\\u0067hp_" + "aB3d" * 9  # in JSON text the same as TOKEN
+SLASHED = "a\\/" * 43  # 86 characters once JSON is parsed
 
 
 def left(form: Format, start: str) -> str:
@@ -18,7 +18,6 @@ def left(form: Format, start: str) -> str:
     return form.before + kept + PLACEHOLDER
 
 
-# (start, example, what is left of it)
 EXAMPLES = [
     pytest.param(start, form.before + start + form.tail, left(form, start), id=start)
     for form in FORMATS
@@ -66,60 +65,39 @@ class TestEachFormatThatCouldEndAWord:
             assert redact(before + example) == before + example != shown
 
 
-@pytest.mark.parametrize("near", [form.near for form in FORMATS if form.near])
-def test_what_only_looks_like_a_secret_stays(near):
-    assert redact(near) == near
+GUESSES = [
+    "Authorization: Bearer 8a7b6c5d4e3f2a1b8a7b6c5d4e3f2a1b",
+    "password=correct-horse-battery",
+    "api_key: 0123456789abcdef0123456789abcdef",
+    "4111 1111 1111 1111, 078-05-1120, mail@example.org, 192.0.2.1",
+    "6f1ed002ab5595859014ebf0951522d9 and 123e4567-e89b-12d3-a456-426614174000",
+]
+PUBLIC = [
+    f"-----BEGIN {kind}-----\n{'aB3d' * 16}\n-----END {kind}-----\n"
+    for kind in ("PUBLIC KEY", "CERTIFICATE", "PGP MESSAGE")
+]
 
 
-@pytest.mark.parametrize(
-    "guess",
-    [
-        "Authorization: Bearer 8a7b6c5d4e3f2a1b8a7b6c5d4e3f2a1b",
-        "password=correct-horse-battery",
-        "api_key: 0123456789abcdef0123456789abcdef",
-        "4111 1111 1111 1111, 078-05-1120, mail@example.org, 192.0.2.1",
-        "6f1ed002ab5595859014ebf0951522d9 and 123e4567-e89b-12d3-a456-426614174000",
-    ],
-)
-def test_guesses_and_personal_data_stay(guess):
-    assert redact(guess) == guess
+@pytest.mark.parametrize("text", [*[form.near for form in FORMATS if form.near], *GUESSES, *PUBLIC])
+def test_what_only_looks_like_a_secret_stays(text):
+    assert redact(text) == text
 
 
-@pytest.mark.parametrize(
-    "label", ["", "RSA ", "EC ", "DSA ", "ENCRYPTED ", "OPENSSH ", "PGP {} BLOCK"]
-)
+@pytest.mark.parametrize("kind", ["", "RSA ", "EC ", "DSA ", "ENCRYPTED ", "OPENSSH ", "PGP "])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\\n", "\\\\n", " "])
-def test_each_kind_of_private_key_is_cut_out_to_its_end(label, newline):
-    name = label.format("PRIVATE KEY") if "{}" in label else f"{label}PRIVATE KEY"
-    headers = (
-        ("Proc-Type: 4,ENCRYPTED", "DEK-Info: AES-256-CBC,0A1B2C3D", "") if label == "RSA " else ()
-    )
-    lines = [
-        f"-----BEGIN {name}-----",
-        *headers,
-        "aB3/" * 16,
-        "aB3+" * 4 + "=",
-        f"-----END {name}-----",
-    ]
+def test_each_kind_of_private_key_is_cut_out_to_its_end(kind, newline):
+    name = f"{kind}PRIVATE KEY" + (" BLOCK" if kind == "PGP " else "")
+    lines = [f"-----BEGIN {name}-----", "aB3/" * 16, "aB3+" * 4 + "=", f"-----END {name}-----"]
+    if kind == "RSA ":
+        lines[1:1] = ["Proc-Type: 4,ENCRYPTED", "DEK-Info: AES-256-CBC,0A1B2C3D", ""]
     text = newline.join(lines)
     assert redact(f"a {text} b {text}.") == f"a {PLACEHOLDER} b {PLACEHOLDER}."
 
 
 def test_a_private_key_without_its_end_is_cut_out_up_to_a_quote():
     head = "-----BEGIN PRIVATE KEY-----\\n" + "aB3d" * 16
-    assert (
-        redact(f'{{"key": "{head}", "user": "app"}}')
-        == f'{{"key": "{PLACEHOLDER}", "user": "app"}}'
-    )
     assert redact(head) == PLACEHOLDER
-
-
-def test_a_public_key_and_a_certificate_stay():
-    text = "".join(
-        f"-----BEGIN {kind}-----\n{'aB3d' * 16}\n-----END {kind}-----\n"
-        for kind in ("PUBLIC KEY", "CERTIFICATE", "PGP MESSAGE")
-    )
-    assert redact(text) == text
+    assert redact(f'{{"key": "{head}", "user": "app"}}') == '{"key": "[REDACTED]", "user": "app"}'
 
 
 @pytest.mark.parametrize(
@@ -136,19 +114,11 @@ def test_only_the_password_of_a_url_is_cut_out(url, shown):
     assert redact(url) == shown
 
 
-def test_each_hostile_text_is_of_the_size_that_was_asked_for():
+def test_hostile_texts_are_of_the_size_that_was_asked_for_and_hold_secrets_or_none():
     texts = dict(hostile_texts(1_000))
     assert len(texts) > 1_000
     assert {len(text) for text in texts.values()} == {1_000}
-    assert any(redact(text) != text for text in islice(texts.values(), 20))
-
-
-def test_a_tree_is_copied_and_every_key_and_string_redacted():
-    tree = {TOKEN: [TOKEN, 1, None, True, 1.5], "a": {"b": f"x {TOKEN}"}}
-    before = json.dumps(tree)
-    shown = redact_tree(tree)
-    assert shown == {PLACEHOLDER: [PLACEHOLDER, 1, None, True, 1.5], "a": {"b": f"x {PLACEHOLDER}"}}
-    assert json.dumps(tree) == before
+    assert {redact(text) == text for text in texts.values()} == {True, False}
 
 
 def test_keys_that_become_one_lose_no_entry():
@@ -156,53 +126,27 @@ def test_keys_that_become_one_lose_no_entry():
     assert list(redact_tree(tree).values()) == [1, 2, 3, 4]
 
 
-def test_a_redact_function_of_ones_own_replaces_ours():
-    tree = {"mail": "me@a.example", "token": TOKEN}
-    shown = redact_tree(tree, lambda text: text.replace("me@", "..@"))
-    assert shown == {"mail": "..@a.example", "token": TOKEN}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f'"{HIDDEN}"',
-        f' {{"a": ["\n{HIDDEN}"]}}',
-        json.dumps([f'["{HIDDEN}"]']),
-        f'{{"{HIDDEN}": 1}}',
-    ],
-)
-def test_a_secret_that_escapes_hide_in_json_text_is_cut_out(text):
-    shown = redact_tree([text, {text: text}])
-    assert shown == [shown[0], {shown[0]: shown[0]}]
-    assert PLACEHOLDER in shown[0]
-    assert "aB3d" not in shown[0]
-    assert type(json.loads(shown[0])) is type(json.loads(text, strict=False))
-
-
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
+        (f'"{HIDDEN}"', '"[REDACTED]"'),
+        (f' {{"a": ["\n{HIDDEN}"]}}', '{"a": ["\\n[REDACTED]"]}'),
+        (json.dumps([f'["{HIDDEN}"]']), json.dumps(['["[REDACTED]"]'])),
+        (f'{{"{HIDDEN}": 1}}', '{"[REDACTED]": 1}'),
+        (f'{{"a": "{HIDDEN}", "a": 1}}', '[{"a": "[REDACTED]"}, {"a": 1}]'),
         (f'{{"a": 1}}\n{{"b": "{HIDDEN}"}}', '{"a": 1}\n{"b": "[REDACTED]"}'),
         (f'```json\n["{HIDDEN}"]\n```', '```json\n["[REDACTED]"]\n```'),
         (f'5" pipe: {{"a": "{HIDDEN}"}}', '5" pipe: {"a": "[REDACTED]"}'),
         (f'{{"a": "{HIDDEN}",}}', '{"a": "[REDACTED]",}'),
         (f'[{"1" * 5_000}, "{HIDDEN}"]', f'[{"1" * 5_000}, "[REDACTED]"]'),
         (f'{{"a": "\\"caf\\u00e9\\"\\n{HIDDEN}"}};', '{"a": "\\"caf\\u00e9\\"\\n[REDACTED]"};'),
-        ("x AccountKey\\u003d" + "a\\/" * 43 + "\\u003d" * 2, "x AccountKey=[REDACTED]"),
+        ("x AccountKey\\u003d" + SLASHED + "\\u003d" * 2, "x AccountKey=[REDACTED]"),
+        (f'{{"key": "AccountKey={SLASHED}=="}}', '{"key": "AccountKey=[REDACTED]"}'),
+        ("[" * 100_000 + f'"{HIDDEN}"' + "]" * 100_000, PLACEHOLDER),  # too deep to open
     ],
 )
-def test_a_secret_that_escapes_hide_in_json_within_other_text_is_cut_out(text, shown):
-    assert redact_tree([text]) == [shown]
-
-
-def test_an_escaped_slash_does_not_hide_the_password_of_a_url():
-    text = '{"key": "AccountKey=' + "a\\/" * 43 + '=="}'
-    assert json.loads(redact_tree(text)) == {"key": f"AccountKey={PLACEHOLDER}"}
-
-
-def test_a_key_that_stands_twice_hides_nothing():
-    text = f'{{"a": "{HIDDEN}", "a": 1}}'
-    assert json.loads(redact_tree(text)) == [{"a": PLACEHOLDER}, {"a": 1}]
+def test_a_secret_that_escapes_hide_in_json_is_cut_out(text, shown):
+    assert redact_tree([text, {text: text}]) == [shown, {shown: shown}]
 
 
 @pytest.mark.parametrize(
@@ -221,18 +165,17 @@ def test_json_text_without_a_secret_is_returned_as_it_was(text):
     assert redact_tree([text]) == [text]
 
 
-def test_json_text_that_is_too_deep_to_open_is_cut_out():
-    assert redact_tree("[" * 100_000 + f'"{HIDDEN}"' + "]" * 100_000) == PLACEHOLDER
-
-
-NAMES = """password Password DB_PASSWORD dbPassword passwd pwd passphrase passcode clientSecret
-secret token access_token accessToken idToken csrf-token x-api-key apiKey apikey APIKey API_KEY
-api.key privateKey private-key accessKey secretKey credentials Authorization Proxy-Authorization
-cookie set-cookie connectionString password2"""
-OTHERS = """max_tokens tokens token_count tokenizer tokenType secretary secret_santa page_token
-nextPageToken next_token continuationToken syncToken eos_token pad_token cookie_banner keyboard
-monkey password_policy passport compass author authorized access_key_id api_key_id primary_key
-public_key sort_key key"""
+NAMES = """password Password passwords password2 DB_PASSWORD dbPassword DBPassword passwd pwd
+passphrase passcode secret secrets clientSecret clientsecret secretString secretvalue token
+access_token accessToken accesstoken authtoken refreshtoken sessiontoken idToken csrf-token
+x-api-key apiKey apikey APIKey API_KEY api.key privateKey private-key accessKey secretKey
+signing_key encryptionKey account-key masterKey credential credentials bearer Authorization
+Proxy-Authorization cookie set-cookie cookies connectionString sync_password"""
+OTHERS = """max_tokens tokenizer tokenType secretary secret_santa page_token nextPageToken
+next_token prev_token previousToken continueToken continuationToken syncToken resume_token skipToken
+start_token cursor_token deltaToken bos_token eos_token pad_token unk_token sep_token cls_token
+mask_token stop_token special_token cookie_banner keyboard monkey password_policy passport compass
+author authorized access_key_id api_key_id primary_key public_key sort_key key"""
 
 
 @pytest.mark.parametrize("key", [*NAMES.split(), "api key", "Client Secret", "A" * 99 + "_token"])
@@ -251,13 +194,10 @@ def test_by_key_leaves_what_stands_under_another_name(key):
 
 
 def test_by_key_cuts_out_the_value_of_a_pair_with_such_a_name():
-    tree = [
-        {"name": "DB_PASSWORD", "value": "x"},
-        {"key": "api_key", "value": "x", "enabled": "yes"},
-    ]
-    shown = redact_tree([*tree, {"name": "page", "value": "x"}], by_key=True)
-    assert [pair["value"] for pair in shown] == [PLACEHOLDER, PLACEHOLDER, "x"]
-    assert shown[1]["enabled"] == "yes"
+    names = [{"name": "DB_PASSWORD"}, {"key": "api_key"}, {"name": "page"}]
+    for name, value in zip(names, [PLACEHOLDER, PLACEHOLDER, "x"], strict=True):
+        shown = redact_tree([{**name, "value": "x", "on": "yes"}], by_key=True)
+        assert shown == [{**name, "value": value, "on": "yes"}]
 
 
 def test_by_key_opens_json_inside_strings():

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .decisions import Limits
+from .secrets import with_all_pairs
 
 NOTHING = object()
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ENDS = {"{": "}", "[": "]", '"': '"'}
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=with_all_pairs)
 
 
 class Copy(NamedTuple):

@@ -78,13 +78,17 @@ FORMATS = (
     Format("OpenAI", "sk-", "(?=[a-z0-9]{0,30}[A-Z])[A-Za-z0-9]{32,}", _MIX[:48],
            near=f"task-{_HEX[:32]} disk-{_MIX[:32]} doc-sk-{_HEX[:32]}"),
     Format("Anthropic", "sk-ant-", r"[a-z]{3,5}\d\d-[\w-]{32,}", f"api03-{_MIX[:93]}AA"),
-    Format("npm", "npm_", "[A-Za-z0-9]{36}" + _END, _MIX[:36], near="npm_config_registry"),
+    Format("npm", "npm_", "[A-Za-z0-9]{36}" + _END, _MIX[:36],
+           near=f"npm_config_registry npm_{_MIX[:37]}"),
     Format("PyPI", "pypi-AgE", r"[\w-]{50,}", "IcHlwaS5vcmc" + _MIX[:80]),  # a macaroon
-    Format("Hugging Face", "hf_", "[A-Za-z0-9]{34}" + _END, _MIX[:34]),
+    Format("Hugging Face", "hf_", "[A-Za-z0-9]{34}" + _END, _MIX[:34], near=f"hf_{_MIX[:35]}"),
     Format("SendGrid", "SG.", r"[\w-]{22}\.[\w-]{43}(?![\w-])", f"{_MIX[:22]}.{_MIX[:43]}"),
-    Format("DigitalOcean", "dop_v1_ doo_v1_ dor_v1_", "[a-f0-9]{64}" + _END, _HEX),
-    Format("Databricks", "dapi", r"[a-f0-9]{32}(?:-\d)?" + _END, _HEX[:32], near=f"dapi{_HEX}"),
-    Format("Shopify", "shpat_ shpca_ shppa_ shpss_", "[a-fA-F0-9]{32}" + _END, _HEX[:32]),
+    Format("DigitalOcean", "dop_v1_ doo_v1_ dor_v1_", "[a-f0-9]{64}" + _END, _HEX,
+           near=f"dop_v1_{_HEX}0"),
+    Format("Databricks", "dapi", r"[a-f0-9]{32}(?:-\d)?" + _END, f"{_HEX[:32]}-2",
+           near=f"dapi{_HEX}"),
+    Format("Shopify", "shpat_ shpca_ shppa_ shpss_", "[a-fA-F0-9]{32}" + _END, _HEX[:32],
+           near=f"shpat_{_HEX}"),
     Format("Docker", "dckr_pat_ dckr_oat_", r"[\w-]{27,}", _MIX[:27]),
     Format("HashiCorp Vault", "hvs. hvb. hvr.", r"[\w-]{24,}", _MIX[:90]),
     # RFC 7519: the signed claims. The header before them says how they are signed, and stays.
@@ -237,12 +241,13 @@ def _letter(escape: re.Match[str]) -> str:
     return chr(int(escape[1], 16)) if escape[1] else _LETTERS.get(letter, letter)
 
 
-def _with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
+def with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
+    """Return a JSON object's *pairs* as a dict, or as several if a key stands twice."""
     entries = dict(pairs)
     return entries if len(entries) == len(pairs) else [{key: item} for key, item in pairs]
 
 
-_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_with_all_pairs)
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=with_all_pairs)
 
 
 def _names_a_secret(key: Any) -> bool:
