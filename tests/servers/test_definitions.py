@@ -1,6 +1,7 @@
 """Definitions of servers that are not ours: pins are exact, the scan is the kernel's."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -113,7 +114,9 @@ def test_rules_of_ones_own_are_used_and_know_other_servers() -> None:
     with pytest.warns(UserWarning, match="sample rules"):
         scanner = MCPSecurityScanner()
     linked = {**READ, "description": "See https://example.com"}
+    filters = [*warnings.filters]
     refuse(linked)
+    assert warnings.filters == filters
     with pytest.raises(PoisonedToolError, match="https"):
         refuse(linked, scanner=scanner)
     refuse(READ, scanner=scanner)
@@ -127,6 +130,7 @@ def test_rules_of_ones_own_are_used_and_know_other_servers() -> None:
         ([{"description": "No name."}], "is none: 'name'"),
         ([{**READ, "name": 7}], "no name of its own: 7"),
         (["read_note"], "is none"),
+        ([None], "is none"),
         ([{**READ, "_meta": {1: 2}}], "is none: no plain JSON"),
         ([{**READ, "description": "x" * 100_001}], "is none: over 100000 characters"),
         ([READ, {**READ, "description": "Another."}], "no name of its own: 'read_note'"),

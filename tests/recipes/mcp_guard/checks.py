@@ -14,7 +14,7 @@ from .decisions import Decision, Limits, Stage
 from .flow import Failed, Part, Steps
 from .options import ToolRules
 from .patterns import Patterns
-from .plain import Copy, places, plain_copy, texts
+from .plain import places, plain_copy, texts
 from .secrets import may_hold_secrets, redact_tree
 
 Validate = Callable[[dict[str, Any]], dict[str, Any]]
@@ -60,9 +60,9 @@ class Checks:
         name = self._identify(check, caller, tool)
         yield from self._take(check, "rate_limit", "Too many calls", self.limiter, name)
         rules, patterns = self._look_up(check, tool)
-        copy = self._copy(params, extra or {}, rules)
-        copied = check.params = copy.value
-        self._match(check, rules, patterns, copy)
+        copied = self._copy(params, extra or {}, rules)
+        check.params = copied
+        self._match(check, rules, patterns, copied)
         arguments = {key: copied[key] for key in copied if key not in (extra or ())}
         if validate:
             try:
@@ -70,7 +70,7 @@ class Checks:
             except ValueError as error:
                 raise Refused("params", f"{error}") from None
             # What JSON in a string opens to may be no plain JSON: NaN, half a surrogate pair.
-            arguments = arguments if valid == arguments else self._copy(valid, {}, rules).value
+            arguments = arguments if valid == arguments else self._copy(valid, {}, rules)
         yield from self._take(check, "budget", "The call budget is spent", self.budget, name)
         if rules.needs_approval or self.approve_all:
             yield from self._approve(check, {**copied, **arguments})
@@ -139,27 +139,29 @@ class Checks:
             self._refuse(check, "allow_list", "This tool is not allowed.", why)
         return self.rules.get(str(tool), self.other)
 
-    def _copy(self, params: object, extra: Mapping[str, Any], rules: ToolRules) -> Copy:
+    def _copy(self, params: object, extra: Mapping[str, Any], rules: ToolRules) -> dict[str, Any]:
         cap = rules.max_params_chars or self.limits.max_params_chars
         if type(params) is not dict or extra.keys() & params.keys():
             raise Refused("params", "The arguments are no JSON object, or have a reserved name.")
         try:
-            return plain_copy({**params, **extra}, cap, self.limits)
+            copied: dict[str, Any] = plain_copy({**params, **extra}, cap, self.limits).value
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
+        return copied
 
-    def _match(self, check: Check, rules: ToolRules, patterns: Patterns, copy: Copy) -> None:
+    def _match(self, check: Check, rules: ToolRules, patterns: Patterns, params: Any) -> None:
         try:
-            match = patterns.find(texts(copy.value, self.limits))
+            found = texts(params, self.limits)
+            match = patterns.find(found)
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
         if match:
-            where = next(at for text, at in places(copy.value, self.redact) if text == match[1])
+            where = next(at for text, at in places(params, self.redact) if text == match[1])
             detail = f"{where} matches {match[0]!r}"
             self._refuse(check, "pattern", "The arguments are not allowed.", detail)
-        if rules.refuse_secrets and may_hold_secrets(copy.strings, self.redact):
-            found = places(copy.value, self.redact)
-            secret = [at for text, at in found if redact_tree(text, self.redact) != text]
+        if rules.refuse_secrets and may_hold_secrets(found, self.redact):
+            named = places(params, self.redact)
+            secret = [at for text, at in named if redact_tree(text, self.redact) != text]
             if secret:  # the last, which is within the others or beside them
                 detail = f"at {secret[-1]}"
                 self._refuse(check, "secret", "The arguments hold a secret.", detail)

@@ -17,7 +17,7 @@ from agent_mcp_governance import (
 from .decisions import Limits
 from .plain import plain_copy, texts
 
-_LIMITS = Limits(max_depth=100)
+_LIMITS = Limits()
 
 
 class PoisonedToolError(Exception):
