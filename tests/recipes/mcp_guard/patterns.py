@@ -80,10 +80,12 @@ def _normal(text: str) -> str:
         return text
     if len(text) > 100:
         _check_marks(text)
-    normal = unicodedata.normalize("NFKC", text)
-    if len(normal) > 4 * len(text) + 100:  # U+FDFA stands for 18 characters
-        raise ValueError("with characters that stand for many others")
-    return normal
+    length = 0  # of the parts, before the whole: U+FDFA stands for 18 characters, slowly
+    for start in range(0, len(text), 5_000):
+        length += len(unicodedata.normalize("NFKC", text[start : start + 5_000]))
+        if length > 4 * len(text) + 100:
+            raise ValueError("with characters that stand for many others")
+    return unicodedata.normalize("NFKC", text)
 
 
 def _check_marks(text: str) -> None:

@@ -135,8 +135,7 @@ _SHORTEST = 20  # characters of a secret; only that of a URL can be shorter, and
 _SHORT_SEARCHES = [search for search in _SEARCHES if search[0].startswith(":")]
 
 _RUN = re.compile(r'(?:[^"\\\n]+|\\.)+')  # up to a quote that is not escaped
-_ESCAPE = re.compile(r'\\(?:u([0-9A-Fa-f]{4})|["\\/bfnrt])')
-_LETTERS = dict(zip("bfnrt", "\b\f\n\r\t", strict=True))
+_ESCAPE = re.compile(r'\\(?:u[0-9A-Fa-f]{4}|["\\/bfnrt])')
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 # The last word of a key, or its last two: "db_password", "x-api-key", "clientSecret".
@@ -167,7 +166,7 @@ def redact(text: str) -> str:
 
 def may_hold_secrets(strings: list[str], redact: Callable[[str], str]) -> bool:
     """Return whether ``redact_tree`` may change a value that has these keys and *strings*."""
-    return [redact(text) for text in strings] != strings or _hides("".join(strings))
+    return _hides("".join(strings)) or [redact(text) for text in strings] != strings
 
 
 def redact_tree(
@@ -231,14 +230,18 @@ def _run(redact: Callable[[str], str], found: re.Match[str]) -> str:
     text = found[0]
     if not _hides(text):
         return text
-    opened = _ESCAPE.sub(_letter, text)
+    try:
+        opened = _DECODER.decode(f'"{text}"')
+    except ValueError:  # a backslash of other text; one by one they take three times as long
+        opened = _ESCAPE.sub(lambda escape: _letter(escape[0]), text)
     shown = redact(opened)
     return text if shown == opened else json.dumps(shown)[1:-1]
 
 
-def _letter(escape: re.Match[str]) -> str:
-    letter = escape[0][1]
-    return chr(int(escape[1], 16)) if escape[1] else _LETTERS.get(letter, letter)
+@lru_cache(maxsize=1024)
+def _letter(escape: str) -> str:
+    letter: str = _DECODER.decode(f'"{escape}"')
+    return letter
 
 
 def with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
