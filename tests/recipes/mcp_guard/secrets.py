@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable
 from functools import lru_cache, partial
-from itertools import count
 from typing import Any, NamedTuple
 
 PLACEHOLDER = "[REDACTED]"
@@ -195,12 +194,13 @@ def _entries(
     value: dict[str, Any], redact: Callable[[str], str], by_key: bool, hide: bool
 ) -> dict[str, Any]:
     copy: dict[str, Any] = {}
-    numbers = count(2)
+    number = 1
     pair = by_key and (_names_a_secret(value.get("name")) or _names_a_secret(value.get("key")))
     for key, item in value.items():
         shown = name = _text(key, redact, by_key)
         while name in copy:
-            name = f"{shown} {next(numbers)}"
+            number += 1
+            name = f"{shown} {number}"
         named = by_key and (_names_a_secret(key) or (pair and key == "value"))
         copy[name] = redact_tree(item, redact, by_key=by_key, hide=hide or named)
     return copy
