@@ -80,6 +80,14 @@ def test_a_redact_of_ones_own_takes_the_place_of_ours() -> None:
     assert log[1]["parameters"] == {"to": "[MAIL]"}
 
 
+def test_a_redact_of_ones_own_may_know_numbers_that_no_params_may_hold() -> None:
+    rules = {"search": ToolRules(refuse_secrets=True)}
+    guard, log = make_guard(tools=rules, redact=lambda text: text.replace("41110000", "[CARD]"))
+    assert guard.check_call("alice", "search", {"card": [1, 41110000]}).stage == "secret"
+    assert log[0]["detail"] == "at card[1]"
+    assert guard.check_call("alice", "search", {"card": [1, 41110001]}).allowed
+
+
 @in_both_forms
 def test_a_redact_that_fails_returns_nothing_and_tells_nobody_its_text(
     check: Any, caplog: pytest.LogCaptureFixture

@@ -53,10 +53,10 @@ def make_guard_with(
 
 
 def run(awaitable: Awaitable[T]) -> T:
-    """Return what *awaitable* returns, in an event loop of its own."""
+    """Return what *awaitable* returns, in an event loop of its own; a minute is too long."""
 
     async def main() -> T:
-        return await awaitable
+        return await asyncio.wait_for(awaitable, 60)
 
     return asyncio.run(main())
 

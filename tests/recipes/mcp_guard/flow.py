@@ -36,7 +36,7 @@ Steps = Generator[Step, Any, T]
 
 
 class Failed(NamedTuple):
-    """What a step comes to whose part failed. The error's text, which can hold a secret, is not."""
+    """What a step comes to if its part fails, without the error's text: it can hold a secret."""
 
     error: str  # its type
 
