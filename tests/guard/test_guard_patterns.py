@@ -29,7 +29,7 @@ GLOB, REGEX, SUBSTRING = PatternType.GLOB, PatternType.REGEX, PatternType.SUBSTR
         ("../", {"q": '"..\\u002fx"'}, "q.(JSON)"),
         ("../", {"q": json.dumps(['["..\\/x"]'])}, "q.(JSON)[0].(JSON)[0]"),
         ("../", {"q": '{"a": "..\\/x", "a": 0}'}, "q.(JSON)[0].a"),
-        ("../", {'["..\\/x"]': 0}, None),  # a key is a name, which nobody parses
+        ("../", {'["..\\/x"]': 0}, '["..\\/x"].(JSON)[0]'),
         ("4111", {"card": 4111111111111111}, "card"),
         ("4111111111111111.0", {"card": 4111111111111111.0}, "card"),
         ("-0.5", {"n": '{"n": -0.5}'}, "n"),

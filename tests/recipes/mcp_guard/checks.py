@@ -14,7 +14,7 @@ from .decisions import Decision, Limits, Stage
 from .flow import Failed, Part, Steps
 from .options import ToolRules
 from .patterns import Patterns
-from .plain import places, plain_copy, texts
+from .plain import Copy, places, plain_copy, with_inner
 from .secrets import may_hold_secrets, redact_tree
 
 Validate = Callable[[dict[str, Any]], dict[str, Any]]
@@ -61,19 +61,19 @@ class Checks:
         yield from self._take(check, "rate_limit", "Too many calls", self.limiter, name)
         rules, patterns = self._look_up(check, tool)
         copied = self._copy(params, extra or {}, rules)
-        check.params = copied
+        check.params = copied.value
         self._match(check, rules, patterns, copied)
-        arguments = {key: copied[key] for key in copied if key not in (extra or ())}
+        arguments = {key: copied.value[key] for key in copied.value if key not in (extra or ())}
         if validate:
             try:
                 valid = validate(arguments)
             except ValueError as error:
                 raise Refused("params", f"{error}") from None
             # What JSON in a string opens to may be no plain JSON: NaN, half a surrogate pair.
-            arguments = arguments if valid == arguments else self._copy(valid, {}, rules)
+            arguments = arguments if valid == arguments else self._copy(valid, {}, rules).value
         yield from self._take(check, "budget", "The call budget is spent", self.budget, name)
         if rules.needs_approval or self.approve_all:
-            yield from self._approve(check, {**copied, **arguments})
+            yield from self._approve(check, {**copied.value, **arguments})
         return Decision(True, "allowed", "Allowed.", params=arguments)
 
     def response(
@@ -91,7 +91,7 @@ class Checks:
         except ValueError as error:
             raise Refused("response", f"The response is refused: {error}.") from None
         shown = copy.value
-        if may_hold_secrets(copy.strings, self.redact):
+        if may_hold_secrets(copy.texts, self.redact):
             shown = redact_tree(copy.value, self.redact)
             check.findings += ["secret"] if shown != copy.value else []
         if self.detectors:
@@ -139,28 +139,27 @@ class Checks:
             self._refuse(check, "allow_list", "This tool is not allowed.", why)
         return self.rules.get(str(tool), self.other)
 
-    def _copy(self, params: object, extra: Mapping[str, Any], rules: ToolRules) -> dict[str, Any]:
+    def _copy(self, params: object, extra: Mapping[str, Any], rules: ToolRules) -> Copy:
         cap = rules.max_params_chars or self.limits.max_params_chars
         if type(params) is not dict or extra.keys() & params.keys():
             raise Refused("params", "The arguments are no JSON object, or have a reserved name.")
         try:
-            copied: dict[str, Any] = plain_copy({**params, **extra}, cap, self.limits).value
+            copy = plain_copy({**params, **extra}, cap, self.limits)
+            return Copy(copy.value, with_inner(copy.texts, cap, self.limits))
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
-        return copied
 
-    def _match(self, check: Check, rules: ToolRules, patterns: Patterns, params: Any) -> None:
+    def _match(self, check: Check, rules: ToolRules, patterns: Patterns, params: Copy) -> None:
         try:
-            found = texts(params, self.limits)
-            match = patterns.find(found)
+            match = patterns.find(params.texts)
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
         if match:
-            where = next(at for text, at in places(params, self.redact) if text == match[1])
+            where = next(at for text, at in places(params.value, self.redact) if text == match[1])
             detail = f"{where} matches {match[0]!r}"
             self._refuse(check, "pattern", "The arguments are not allowed.", detail)
-        if rules.refuse_secrets and may_hold_secrets(found, self.redact):
-            named = places(params, self.redact)
+        if rules.refuse_secrets and may_hold_secrets(params.texts, self.redact):
+            named = places(params.value, self.redact)
             secret = [at for text, at in named if redact_tree(text, self.redact) != text]
             if secret:  # the last, which is within the others or beside them
                 detail = f"at {secret[-1]}"

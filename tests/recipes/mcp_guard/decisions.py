@@ -61,11 +61,12 @@ class Limits:
     """Caps on what one call, one response and one process may cost.
 
     Attributes:
-        max_params_chars: Characters of one call's params, keys and punctuation included.
+        max_params_chars: Characters of one call's params, keys and punctuation included; with what
+            JSON inside strings opens to, four times as many.
         max_response_chars: The same for one response.
         max_blob_chars: Characters of base64 of the images, audio and files of one response.
-        max_depth: Levels of nesting, at most 100, those of JSON inside strings included.
-        max_items: Keys and elements, those of JSON inside strings included.
+        max_depth: Levels of nesting, at most 100; also of JSON inside strings.
+        max_items: Keys and elements; also of JSON inside strings.
         max_audit_chars: Characters of an audit entry. Params are cut first, then what was found.
         max_callers: Callers that are counted at a time. One more is refused unless one of them has
             a window, or a budget's period, that is over.

@@ -15,9 +15,10 @@ from agent_mcp_governance import (
 )
 
 from .decisions import Limits
-from .plain import plain_copy, texts
+from .plain import plain_copy, with_inner
 
 _LIMITS = Limits()
+_MAX_CHARS = _LIMITS.max_params_chars
 
 
 class PoisonedToolError(Exception):
@@ -71,8 +72,9 @@ def refuse_poisoned_tools(
         try:
             if hasattr(tool, "model_dump"):
                 tool = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
-            definition = plain_copy(dict(tool), _LIMITS.max_params_chars, _LIMITS).value
-            name, whole = definition["name"], "\n".join(texts(definition, _LIMITS))
+            definition, texts = plain_copy(dict(tool), _MAX_CHARS, _LIMITS)
+            name = definition["name"]
+            whole = "\n".join(with_inner(texts, _MAX_CHARS, _LIMITS))
         except (KeyError, TypeError, ValueError) as error:
             raise PoisonedToolError(f"a definition of {server_name!r} is none: {error}") from None
         if type(name) is not str or name in found:

@@ -13,15 +13,17 @@ from .secrets import with_all_pairs
 NOTHING = object()
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_MAY_BE_JSON = re.compile(r'[ \t\n\r]*[{["]')  # few do, and to look at all takes no call of Python
+_WORDS = {None: "null", True: "true", False: "false"}
 _ENDS = {"{": "}", "[": "]", '"': '"'}
 _DECODER = json.JSONDecoder(object_pairs_hook=with_all_pairs)
 
 
 class Copy(NamedTuple):
-    """A plain-JSON value that nobody else has, and what is known of it."""
+    """A plain-JSON value that nobody else has, and what is in it."""
 
     value: Any
-    strings: list[str]  # its keys, and the strings in it
+    texts: list[str]  # its keys, and its leaves as JSON has them; a string without its quotes
 
 
 def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
@@ -31,18 +33,30 @@ def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
         ValueError: It is no plain JSON, has over *max_chars* characters, keys and punctuation
             included, or is over the *limits*; the sentence says which.
     """
+    copy, items = _copy(value, _plain_leaf, limits)
+    for kind in {*map(type, copy.texts)} - {str}:  # a key's
+        raise ValueError(f"no plain JSON, for a {kind.__name__} in it")
+    for text in copy.texts:
+        if not text.isascii() and _SURROGATE.search(text):
+            raise ValueError("no plain JSON, for half of a surrogate pair in it")
+    if items + sum(map(len, copy.texts)) > max_chars:
+        raise ValueError(f"over {max_chars} characters")
+    return copy
+
+
+def _copy(value: Any, as_text: Callable[[Any], str], limits: Limits) -> tuple[Copy, int]:
+    """Return a copy of *value*, and of how many keys and elements."""
     top = [value]
     level: list[Any] = [top]  # copies whose children are still the caller's
-    strings: list[str] = []
-    chars = items = depth = 0
+    texts: list[str] = []
+    items = depth = 0
     while level:
         below: list[Any] = []
         for parent in level:
             for slot, node in parent.items() if type(parent) is dict else enumerate(parent):
-                kind = type(node)
-                if kind is str:
-                    strings.append(node)
-                elif kind is dict or kind is list:
+                if type(node) is str:
+                    texts.append(node)
+                elif type(node) is dict or type(node) is list:
                     if items + len(node) > limits.max_items:
                         raise ValueError(f"over {limits.max_items} keys and elements")
                     # Look at the copy only: another thread may be changing the original.
@@ -50,65 +64,44 @@ def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
                     items += len(copied)
                     below.append(copied)
                 else:
-                    chars += _size(node)
+                    texts.append(as_text(node))
         for copied in below:
-            strings += copied if type(copied) is dict else ()
+            texts += copied if type(copied) is dict else ()
         level, depth = below, depth + 1
         if depth > limits.max_depth and level:
             raise ValueError(f"over {limits.max_depth} levels")
-    _check_strings(strings)
-    if chars + items + sum(map(len, strings)) > max_chars:
-        raise ValueError(f"over {max_chars} characters")
-    return Copy(top[0], strings)
+    return Copy(top[0], texts), items
 
 
-def _check_strings(strings: list[Any]) -> None:
-    for kind in {*map(type, strings)} - {str}:  # a key's
-        raise ValueError(f"no plain JSON, for a {kind.__name__} in it")
-    for text in strings:
-        if not text.isascii() and _SURROGATE.search(text):
-            raise ValueError("no plain JSON, for half of a surrogate pair in it")
+def _leaf(leaf: Any) -> str:
+    return str(leaf) if type(leaf) in (str, int) else json.dumps(leaf)
 
 
-def _size(leaf: Any) -> int:
-    if leaf is None or type(leaf) is bool or (type(leaf) is float and math.isfinite(leaf)):
-        return 4
+def _plain_leaf(leaf: Any) -> str:
+    if leaf is None or type(leaf) is bool:
+        return _WORDS[leaf]
     if type(leaf) is int and leaf.bit_length() <= 1_024:
-        return 1 + leaf.bit_length() // 3
+        return str(leaf)
+    if type(leaf) is float and math.isfinite(leaf):
+        return repr(leaf)
     raise ValueError(f"no plain JSON, for a {type(leaf).__name__} in it")
 
 
-def texts(value: Any, limits: Limits) -> list[str]:
-    """Return every key and leaf of *value*, a plain copy, as JSON has it.
-
-    A string comes without its quotes, and JSON inside it is opened.
+def with_inner(texts: list[str], max_chars: int, limits: Limits) -> list[str]:
+    """Return *texts* and those of JSON inside them, and so on.
 
     Raises:
-        ValueError: It cannot be opened fully, or is over the *limits* then; the sentence says why.
+        ValueError: It cannot be opened fully, together they have over four times *max_chars*
+            characters, or it is over the *limits*; the sentence says which.
     """
-    found: list[str] = []
-    level = [value]
-    items = -2  # the whole is none, and may be JSON text
-    for _ in range(limits.max_depth + 1):
-        items += len(level)
-        if items > limits.max_items:
-            raise ValueError(f"over {limits.max_items} keys and elements, with JSON inside strings")
-        below: list[Any] = []
-        for node in level:
-            kind = type(node)
-            if kind is dict:
-                found += node
-                below += node.values()
-            elif kind is list:
-                below += node
-            else:
-                found.append(_leaf(node))
-                if kind is str and (inner := opened(node)) is not NOTHING:
-                    below.append(inner)
-        if not below:
-            return found
-        level = below
-    raise ValueError(f"over {limits.max_depth} levels, with JSON inside strings")
+    found = outer = texts
+    while inner := [opened(text) for text in filter(_MAY_BE_JSON.match, outer)]:
+        whole = [value for value in inner if value is not NOTHING]
+        outer = _copy(whole, _leaf, limits)[0].texts
+        found = found + outer
+        if sum(map(len, found)) > 4 * max_chars:  # so deep is JSON in JSON in JSON
+            raise ValueError(f"over {4 * max_chars} characters, with JSON inside strings")
+    return found
 
 
 def places(value: Any, redact: Callable[[str], str]) -> Iterator[tuple[str, str]]:
@@ -123,20 +116,13 @@ def places(value: Any, redact: Callable[[str], str]) -> Iterator[tuple[str, str]
         if isinstance(node, dict):
             for key, item in node.items():
                 place = f"{where}.{redact(key)[:60]}"[:200]
-                yield key, place.lstrip(".")
-                todo.append((item, place))
+                todo += [(item, place), (key, place)]
         elif isinstance(node, list):
             todo += [(item, f"{where}[{place}]"[:200]) for place, item in enumerate(node)]
         else:
             yield _leaf(node), where.lstrip(".") or "the whole"
             if isinstance(node, str) and (inner := opened(node)) is not NOTHING:
                 todo.append((inner, f"{where}.(JSON)"[:200]))
-
-
-def _leaf(node: Any) -> str:
-    if type(node) is str:
-        return node
-    return str(node) if type(node) is int else json.dumps(node)
 
 
 def opened(text: str) -> Any:
