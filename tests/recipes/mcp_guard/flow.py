@@ -146,9 +146,9 @@ async def adrive(steps: Steps[T]) -> T:
         step = next(steps)
         while True:
             try:
-                result = _begin(*step)
-                if asyncio.isfuture(result):
-                    result = await _result(step[0], result)
+                result, future = _begin(*step)
+                if future is not None:
+                    result = await _result(step[0], future)
             except BaseException as error:  # noqa: BLE001, PERF203 - the steps raise it again
                 step = steps.throw(error)
             else:
@@ -182,21 +182,21 @@ def _call(part: Part, args: tuple[Any, ...]) -> Any:
 _kept: set[asyncio.Future[Any]] = set()  # though nobody may await them: an event loop forgets
 
 
-def _begin(part: Part, args: tuple[Any, ...]) -> Any:
+def _begin(part: Part, args: tuple[Any, ...]) -> tuple[Any, asyncio.Future[Any] | None]:
     """Run *part* in this event loop; return its result, or the future that will have it."""
     try:
         if part.pool is None:
             result = part.call(*args)
             if not hasattr(result, "__await__"):
-                return result
+                return result, None
         else:
             result = _finish(part.pool.submit(_attempt, part, args))
         future = asyncio.ensure_future(result)
     except _FAILURES as error:
-        return part.failure(error, args)
+        return part.failure(error, args), None
     _kept.add(future)
     future.add_done_callback(partial(_end, part, args))
-    return future
+    return None, future
 
 
 def _attempt(part: Part, args: tuple[Any, ...]) -> Any:

@@ -134,6 +134,7 @@ _SHORTEST = 20  # characters of a secret; only that of a URL can be shorter, and
 _SHORT_SEARCHES = [search for search in _SEARCHES if search[0].startswith(":")]
 
 _RUN = re.compile(r'(?:[^"\\\n]+|\\.)+')  # up to a quote that is not escaped
+_hides = re.compile(r"\\[u/]").search  # the escapes that can hide a letter of a secret
 _ESCAPE = re.compile(r'\\(?:u[0-9A-Fa-f]{4}|["\\/bfnrt])')
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -165,7 +166,7 @@ def redact(text: str) -> str:
 
 def may_hold_secrets(strings: list[str], redact: Callable[[str], str]) -> bool:
     """Return whether ``redact_tree`` may change a value that has these keys and *strings*."""
-    return _hides("".join(strings)) or [redact(text) for text in strings] != strings
+    return bool(_hides("".join(strings))) or [redact(text) for text in strings] != strings
 
 
 def redact_tree(
@@ -195,19 +196,16 @@ def _entries(
 ) -> dict[str, Any]:
     copy: dict[str, Any] = {}
     number = 1
-    pair = by_key and (_names_a_secret(value.get("name")) or _names_a_secret(value.get("key")))
+    names = [value[key] for key in ("name", "key") if by_key and key in value]
+    pair = any(isinstance(name, str) and _names_a_secret(name[-64:]) for name in names)
     for key, item in value.items():
         shown = name = _text(key, redact, by_key)
         while name in copy:
             number += 1
             name = f"{shown} {number}"
-        named = by_key and (_names_a_secret(key) or (pair and key == "value"))
+        named = by_key and (_names_a_secret(key[-64:]) or (pair and key == "value"))
         copy[name] = redact_tree(item, redact, by_key=by_key, hide=hide or named)
     return copy
-
-
-def _hides(text: str) -> bool:
-    return "\\u" in text or "\\/" in text  # the escapes that can hide a letter of a secret
 
 
 def _text(text: str, redact: Callable[[str], str], by_key: bool) -> str:
@@ -253,12 +251,8 @@ def with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=with_all_pairs)
 
 
-def _names_a_secret(key: Any) -> bool:
-    return isinstance(key, str) and _ends_in_a_secret_name(key[-64:])
-
-
 @lru_cache(maxsize=1024)
-def _ends_in_a_secret_name(key: str) -> bool:
+def _names_a_secret(key: str) -> bool:
     *_, before, last = ["", "", *(word.lower() for word in _WORD.findall(key))]
     if last == "token" and _PLACE.fullmatch(before):
         return False
