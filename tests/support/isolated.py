@@ -1,15 +1,15 @@
 """Code run in a fresh interpreter, and what our import loads there."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 from support import ROOT
+from support.tools import run_tool
 
-_CONTRACT = json.loads((ROOT / "tests" / "kernel" / "contract.json").read_text(encoding="utf-8"))
+CONTRACT = json.loads((ROOT / "tests" / "kernel" / "contract.json").read_text(encoding="utf-8"))
 # The kernel's module of each name of the surface.
-HOMES: dict[str, str] = {name: entry["module"] for name, entry in _CONTRACT.items()}
+HOMES: dict[str, str] = {name: entry["module"] for name, entry in CONTRACT.items()}
 # Those of the names, and two that they import.
 KERNEL_MODULES = {*HOMES.values(), "agent_os.exceptions", "agent_os.prompt_injection"}
 LOADED = {"agent_mcp_governance", "agent_os", "agent_os.integrations", *KERNEL_MODULES}
@@ -44,15 +44,7 @@ for name in set(sys.modules) - before:
 def run_isolated(code: str, python: Path | str = sys.executable, site: bool = True) -> str:
     """Run *code* in a fresh interpreter where every warning is an error; return what it printed."""
     options = ["-I", "-X", "utf8", "-W", "error", *([] if site else ["-S"])]
-    done = subprocess.run(  # noqa: S603 - the tests' own code
-        [python, *options, "-c", code],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_tool(python, *options, "-c", code).stdout
 
 
 def loaded_by_our_import(python: Path | str = sys.executable, first: str = "") -> set[str]:

@@ -17,7 +17,7 @@ from agent_mcp_governance import (
     MCPSecurityConfig,
     MCPSecurityScanner,
 )
-from support import ROOT
+from support.isolated import CONTRACT
 
 KEY = b"0123456789abcdef" * 2
 SECRET = "sk-" + "ABCDEFGHIJKLMNOPQRSTUVWX1234"  # in two pieces, for scanners of this file
@@ -25,11 +25,10 @@ SECRET = "sk-" + "ABCDEFGHIJKLMNOPQRSTUVWX1234"  # in two pieces, for scanners o
 # Seconds; only something that is broken makes a thread wait for so long.
 PATIENCE = 30
 
-_CONTRACT = json.loads((ROOT / "tests" / "kernel" / "contract.json").read_text(encoding="utf-8"))
 # Methods by name of what does something; enumerations, protocols and most records only hold.
 ACTIVE: dict[str, dict[str, str]] = {
     name: entry.get("attributes", {})
-    for name, entry in _CONTRACT.items()
+    for name, entry in CONTRACT.items()
     if entry["is"] in ("a class", "a function") or name == "GovernancePolicy"
 }
 
@@ -75,7 +74,7 @@ def circular() -> dict[str, Any]:
 
 
 class Down:
-    """Any store, sink, recorder, scanner or clock, out of order."""
+    """Any store, sink, recorder, scanner or clock, out of order. It cannot be made text either."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return self
@@ -83,12 +82,7 @@ class Down:
     def __call__(self, *_: object, **__: object) -> Any:
         raise OSError("out of order")
 
-
-class Unprintable:
-    """An object that cannot be made text."""
-
-    def __str__(self) -> str:
-        raise OSError("out of order")
+    __str__ = __call__
 
 
 class OpenStore:
