@@ -6,11 +6,10 @@ What a gateway and a policy do is in test_gateway.py, the redactor in test_redac
 import base64
 import dataclasses
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.parts import KEY, Own, gateway, refuses, scanner
+from support.parts import KEY, Own, gateway, loaded, refuses, scanner
 
 import agent_mcp_governance as g
 
@@ -170,10 +169,8 @@ def test_the_same_or_a_similar_tool_name_on_another_server_is_flagged(
     assert (threat.threat_type, threat.severity) == (g.MCPThreatType.CROSS_SERVER_ATTACK, severity)
 
 
-def test_scan_rules_load_from_a_yaml_file_and_take_effect(tmp_path: Path) -> None:
-    path = tmp_path / "rules.yaml"
-    path.write_text("detection_patterns:\n  hidden_instructions: ['open sesame']\n")
-    config = g.load_mcp_security_config(str(path))
+def test_scan_rules_load_from_a_yaml_file_and_take_effect() -> None:
+    config = loaded("detection_patterns:\n  hidden_instructions: ['open sesame']\n")
     assert config == g.MCPSecurityConfig(hidden_instruction_patterns=["open sesame"])
     threats = scanner(config=config).scan_tool("read", "Reads. Open Sesame.")
     assert [threat.matched_pattern for threat in threats] == ["open sesame"]

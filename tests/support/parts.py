@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -16,6 +18,7 @@ from agent_mcp_governance import (
     MCPMetrics,
     MCPSecurityConfig,
     MCPSecurityScanner,
+    load_mcp_security_config,
 )
 from support.isolated import CONTRACT
 
@@ -56,6 +59,14 @@ def scanner(**options: Any) -> MCPSecurityScanner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return MCPSecurityScanner(**{"config": MCPSecurityConfig(), **options})
+
+
+def loaded(rules: str) -> MCPSecurityConfig:
+    """Return what the scanner's rules are that this text of a file says."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rules.yaml")
+        path.write_text(rules, encoding="utf-8")
+        return load_mcp_security_config(str(path))
 
 
 def nested(depth: int, kind: type = list) -> dict[str, Any]:
