@@ -123,9 +123,7 @@ def test_wrapping_a_server_describes_its_governance() -> None:
     assert config == described
 
 
-def test_a_policy_reports_matches_conflicts_and_differences_and_survives_a_file(
-    tmp_path: Path,
-) -> None:
+def test_a_policy_reports_matches_conflicts_differences_and_survives_a_file(tmp_path: Path) -> None:
     policy = g.GovernancePolicy(
         max_tool_calls=0,
         allowed_tools=["read"],

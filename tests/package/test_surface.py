@@ -48,9 +48,7 @@ def test_every_kernel_type_in_a_signature_or_field_is_exported() -> None:
     assert found <= set(NAMES)
 
 
-def test_what_the_kernels_warning_tells_a_user_to_call_is_exported(
-    recwarn: pytest.WarningsRecorder,
-) -> None:
+def test_what_the_warning_tells_one_to_call_is_exported(recwarn: pytest.WarningsRecorder) -> None:
     agent_mcp_governance.MCPSecurityScanner()
     kernel = import_module("agent_os.mcp_security")
     words = re.findall(r"\w+", " ".join(str(warning.message) for warning in recwarn))
