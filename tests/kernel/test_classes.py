@@ -95,9 +95,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
-def test_a_message_with_a_changed_field_is_refused(what: str) -> None:
-    reason, change = CHANGES[what]
+@pytest.mark.parametrize(("reason", "change"), CHANGES.values(), ids=CHANGES)
+def test_a_message_with_a_changed_field_is_refused(reason: str, change: dict[str, Any]) -> None:
     signer = g.MCPMessageSigner(KEY)
     envelope = signer.sign_message("pay 1", sender_id="alice")
     result = signer.verify_message(dataclasses.replace(envelope, **change))

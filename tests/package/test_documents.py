@@ -43,10 +43,6 @@ def each(language: str, servers: bool = False) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("block", found, ids=str)
 
 
-def run(folder: Path, *command: str) -> list[str]:
-    return run_tool(*command, cwd=folder).stdout.splitlines()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of somebody's own, with a copy of the guard."""
@@ -72,7 +68,7 @@ def test_a_python_block_prints_what_it_says(
         before = [other for other in BLOCKS if other.path == block.path and other.line < block.line]
         server = [other for other in before if is_server(other)][-1]
         (folder / "server.py").write_text(server.code, encoding="utf-8")
-    assert run(folder, "python", "-c", code) == block.said
+    assert run_tool("python", "-c", code, cwd=folder).stdout.splitlines() == block.said
 
 
 @each("python", servers=True)
@@ -97,7 +93,7 @@ def test_a_shell_block_runs_in_a_copy_of_the_tree(block: Block, tmp_path: Path) 
     assert "pip install" not in block.code, f"{block} would change the environment of the tests"
     left_by_runs = shutil.ignore_patterns("__pycache__", ".git", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, tmp_path / "tree", ignore=left_by_runs)
-    run(tmp_path / "tree", "bash", "-euc", block.code)
+    run_tool("bash", "-euc", block.code, cwd=tmp_path / "tree")
 
 
 def test_a_block_that_does_not_run_says_why_and_most_run() -> None:

@@ -1,7 +1,7 @@
 """The first use of any part of the kernel gives what it gives without us."""
 
 import pytest
-from support.isolated import KERNEL, LET_THE_KERNEL_WARN, OURS, run_isolated
+from support.isolated import KERNEL, LET_WARN, OURS, run_isolated
 
 # Each is the first use of the kernel in its program, after an import of both of its packages. What
 # it prints must not depend on us.
@@ -84,7 +84,7 @@ def test_a_first_use_of_the_kernel_is_as_without_us(use: str) -> None:
     assert printed == run_isolated(KERNEL + PACKAGES + FIRST_USES[use])
 
 
-@pytest.mark.parametrize("reader", [LET_THE_KERNEL_WARN, OURS], ids=["without us", "with us"])
+@pytest.mark.parametrize("reader", [LET_WARN, OURS], ids=["without us", "with us"])
 def test_a_cloudpickled_function_finds_the_kernel(reader: str) -> None:
     make = """
 import agent_os, agent_os.integrations, cloudpickle

@@ -5,11 +5,11 @@ it, as it takes the two locks in either order. No thread here does that to the k
 """
 
 import pytest
-from support.isolated import COUNT_RUNS_OF_INITS, LET_THE_KERNEL_WARN, run_isolated
+from support.isolated import COUNT_RUNS, LET_WARN, run_isolated
 
 THREADS = f"""
-{COUNT_RUNS_OF_INITS}
-{LET_THE_KERNEL_WARN}
+{COUNT_RUNS}
+{LET_WARN}
 import os, threading
 sys.setswitchinterval(1e-6)
 failures = []

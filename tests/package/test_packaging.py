@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from support import ROOT, documents
 from support.documents import README
-from support.isolated import LOADED, loaded_by_our_import, run_isolated
+from support.isolated import LOADED, loaded_by_us, run_isolated
 from support.tools import run_tool
 
 import agent_mcp_governance
@@ -136,7 +136,7 @@ def test_zizmor_finds_nothing_in_the_workflow() -> None:
 
 def test_the_import_works_with_what_is_declared_and_loads_nothing_else(python: Path) -> None:
     assert run("pip", "--python", python, "check") == "No broken requirements found.\n"
-    assert loaded_by_our_import(python) == LOADED
+    assert loaded_by_us(python) == LOADED
 
 
 def test_the_quick_start_prints_what_it_says(python: Path) -> None:

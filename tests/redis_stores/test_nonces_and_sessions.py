@@ -47,11 +47,9 @@ def test_four_processes_accept_each_message_once_and_share_the_sessions(
     signer = make_signer(client)
     envelopes = [signer.sign_message(f"message {number}", "agent") for number in range(200)]
     accepted, made = zip(*in_processes(contend, server.url, envelopes), strict=True)
-
     assert [sum(verdicts) for verdicts in zip(*accepted, strict=True)] == [1] * 200
     tokens = [token for of_one in made for token in of_one]
     assert len(tokens) == len(set(tokens)) == 30
-
     here = authenticator(client, sessions=30)
     for token in tokens:
         session = here.validate_session("agent", token)
@@ -72,7 +70,6 @@ def test_a_nonce_is_claimed_once_and_kept_for_clocks_that_are_behind(client: red
     store = RedisNonceStore(client, clock_skew=3_600)
     expiry = datetime.now(timezone.utc) + timedelta(hours=1)
     store.add("nonce", expiry)
-
     with pytest.raises(ValueError, match="used before"):
         store.add("nonce", expiry)
     assert store.has("nonce")
@@ -94,7 +91,6 @@ def test_redis_gets_no_token_and_keys_no_id_or_nonce(server: Server, client: red
     assert signer.verify_message(envelope).is_valid
     keys = client.keys()
     written = b"".join(file.read_bytes() for file in server.folder.rglob("*.aof"))
-
     assert [client.pttl(key) > 0 for key in keys] == [True] * 5
     assert [client.get(key) in written for key in client.keys("*:token:*")] == [True] * 3
     assert [token.encode() in written for token in tokens] == [False] * 3
@@ -170,7 +166,6 @@ def test_a_session_key_of_another_type_lets_nobody_in(client: redis.Redis, issue
     for key in client.scan_iter():
         client.delete(key)
         client.sadd(key, "member")
-
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         session_store(client).get(issued[0])
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
@@ -199,7 +194,6 @@ def test_only_a_well_formed_session_is_stored(client: redis.Redis, field: str, v
 def test_a_token_in_use_cannot_be_bound_to_another_agent(client: redis.Redis) -> None:
     store, first = session_store(client), a_session()
     store.set(first)
-
     with pytest.raises(RuntimeError, match="in use"):
         store.set(replace(first, agent_id="other"))
     assert store.revoke_agent("other") == 0
@@ -221,7 +215,6 @@ def test_sessions_that_are_gone_make_room_and_leave_the_index(client: redis.Redi
     sessions = authenticator(client, sessions=2)
     for _ in range(20):
         assert sessions.revoke_session(sessions.create_session("agent"))
-
     (index,) = client.keys("*:agent:*")
     assert client.zcard(index) == 1
 

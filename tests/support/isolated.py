@@ -15,11 +15,11 @@ KERNEL_MODULES = {*HOMES.values(), "agent_os.exceptions", "agent_os.prompt_injec
 LOADED = {"agent_mcp_governance", "agent_os", "agent_os.integrations", *KERNEL_MODULES}
 
 # The whole kernel cannot be imported where warnings are errors, only what we load of it can.
-LET_THE_KERNEL_WARN = "import warnings; warnings.simplefilter('ignore')\n"
-OURS = f"import agent_mcp_governance\n{LET_THE_KERNEL_WARN}"
+LET_WARN = "import warnings; warnings.simplefilter('ignore')\n"
+OURS = f"import agent_mcp_governance\n{LET_WARN}"
 # The same modules loaded without us, which runs both of the kernel's __init__ files first.
-KERNEL = f"{LET_THE_KERNEL_WARN}import {', '.join(sorted(KERNEL_MODULES))}\n"
-COUNT_RUNS_OF_INITS = """
+KERNEL = f"{LET_WARN}import {', '.join(sorted(KERNEL_MODULES))}\n"
+COUNT_RUNS = """
 import collections, sys
 runs = collections.Counter()
 def count(event, args):
@@ -47,6 +47,6 @@ def run_isolated(code: str, python: Path | str = sys.executable, site: bool = Tr
     return run_tool(python, *options, "-c", code).stdout
 
 
-def loaded_by_our_import(python: Path | str = sys.executable, first: str = "") -> set[str]:
+def loaded_by_us(python: Path | str = sys.executable, first: str = "") -> set[str]:
     """Return what an import of us after *first* adds, without the standard library's modules."""
     return set(run_isolated(f"import sys\n{first}{_LIST_WHAT_OUR_IMPORT_LOADS}", python).split())
