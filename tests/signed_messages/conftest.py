@@ -21,7 +21,4 @@ def logs_are_clean(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture
 def reasons(caplog: pytest.LogCaptureFixture) -> Reasons:
-    def read() -> list[str]:
-        return [text.removeprefix("signed message refused: ") for text in caplog.messages]
-
-    return read
+    return lambda: [text.removeprefix("signed message refused: ") for text in caplog.messages]

@@ -64,8 +64,6 @@ def test_every_time_of_the_calendar_can_be_read_and_written(milliseconds: int) -
 class TextThatLies(str):
     """Compares as one text and is formatted, and so signed, as another."""
 
-    __slots__ = ()
-
     def __format__(self, spec: str) -> str:
         return HEADER + "harmless"
 

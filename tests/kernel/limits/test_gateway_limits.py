@@ -13,6 +13,22 @@ APPROVED, DENIED = g.ApprovalStatus.APPROVED, g.ApprovalStatus.DENIED
 Foreign = enum.Enum("Foreign", {"DENIED": "denied"})
 COROUTINE = asyncio.sleep(0)
 COROUTINE.close()  # nobody awaits it
+STORE = OpenStore()
+SPELLINGS = ["Delete_File", "delete_file ", "files/delete_file", "d\u0435lete_file"]
+DENIED_LIST, SENSITIVE = {"denied_tools": ["delete_file"]}, {"sensitive_tools": ["delete_file"]}
+SPELLED = [*product([DENIED_LIST, SENSITIVE], SPELLINGS)]
+SETTINGS = [{"policy": None}, {"response_policy": "log"}, {"denied_tools": 5}]
+UNREAD = ("max_tokens", "timeout_seconds", "confidence_threshold", "drift_threshold")
+UNREAD += ("checkpoint_frequency", "max_concurrent", "backpressure_threshold")
+USES = [
+    lambda part: refuses(gateway(audit_sink=part)),
+    lambda part: refuses(gateway(rate_limit_store=part)),
+    lambda part: refuses(gateway(metrics=part)),
+    lambda part: g.MCPSlidingRateLimiter(rate_limit_store=part).try_acquire("a"),
+    lambda part: g.MCPMessageSigner(KEY, nonce_store=part).cleanup_nonce_cache(),
+    lambda part: g.MCPSessionAuthenticator(session_store=part).create_session("a"),
+    lambda part: scanner(audit_sink=part).scan_tool("tool", "Reads."),
+]
 
 
 def asking(review, **options):
@@ -106,19 +122,11 @@ def test_a_reset_during_a_call_is_not_lost(reset_comes, before):
     return governed.get_agent_call_count("a") <= 1
 
 
-STORE = OpenStore()
-
-
 @limit("gateway and limiter", (STORE, OpenStore()), [(STORE, STORE)])
 def test_a_store_can_be_shared(store, other):
     refuses(gateway(rate_limit_store=store))
     window = g.MCPSlidingRateLimiter(rate_limit_store=other)
     return not raises(TypeError, lambda: window.try_acquire("a"))
-
-
-SPELLINGS = ["Delete_File", "delete_file ", "files/delete_file", "d\u0435lete_file"]
-DENIED_LIST, SENSITIVE = {"denied_tools": ["delete_file"]}, {"sensitive_tools": ["delete_file"]}
-SPELLED = [*product([DENIED_LIST, SENSITIVE], SPELLINGS)]
 
 
 @limit("spellings of tools", (DENIED_LIST, "delete_file"), SPELLED)
@@ -140,9 +148,6 @@ def test_a_spelling_of_an_agent_or_no_id_has_no_budget_of_its_own(agent):
     return refuses(governed, agent=agent)
 
 
-SETTINGS = [{"policy": None}, {"response_policy": "log"}, {"denied_tools": 5}]
-
-
 @limit("settings of a gateway", {"no such setting": 5}, SETTINGS)
 def test_a_gateway_that_cannot_work_is_not_made(settings):
     return refused(lambda: g.MCPGateway(**{"policy": g.GovernancePolicy(), **settings}))
@@ -155,17 +160,6 @@ class Part(list):
         return lambda *_, **__: self.append(name)
 
 
-USES = [
-    lambda part: refuses(gateway(audit_sink=part)),
-    lambda part: refuses(gateway(rate_limit_store=part)),
-    lambda part: refuses(gateway(metrics=part)),
-    lambda part: g.MCPSlidingRateLimiter(rate_limit_store=part).try_acquire("a"),
-    lambda part: g.MCPMessageSigner(KEY, nonce_store=part).cleanup_nonce_cache(),
-    lambda part: g.MCPSessionAuthenticator(session_store=part).create_session("a"),
-    lambda part: scanner(audit_sink=part).scan_tool("tool", "Reads."),
-]
-
-
 @limit("falsy parts", (USES[0], Part(["full"])), [(use, Part()) for use in USES])
 def test_a_part_that_is_empty_is_used(use, part):
     entries = len(part)
@@ -176,10 +170,6 @@ def test_a_part_that_is_empty_is_used(use, part):
 @limit("wrap_mcp_server", g.MCPGateway, [lambda policy: g.MCPGateway.wrap_mcp_server({}, policy)])
 def test_a_wrapped_server_is_governed(wrap):
     return hasattr(wrap(g.GovernancePolicy()), "intercept_tool_call")
-
-
-UNREAD = ("max_tokens", "timeout_seconds", "confidence_threshold", "drift_threshold")
-UNREAD += ("checkpoint_frequency", "max_concurrent", "backpressure_threshold")
 
 
 @limit("unread fields", "max_tool_calls", UNREAD)

@@ -10,6 +10,7 @@ from support.limits import limit, raises, refused
 from agent_mcp_governance import InMemorySessionStore, MCPSession, MCPSessionAuthenticator
 
 NOW, DAY = datetime.now(timezone.utc), timedelta(days=1)
+KEEPING = type("Keeping", (InMemorySessionStore,), {"delete": lambda *_: False})
 
 
 @contextlib.contextmanager
@@ -99,9 +100,6 @@ def test_sessions_are_counted(second):
     counting = authenticator if second == "the same" else other
     known = counting.active_session_count == 1
     return known or raises(RuntimeError, lambda: counting.create_session("agent"))
-
-
-KEEPING = type("Keeping", (InMemorySessionStore,), {"delete": lambda *_: False})
 
 
 @limit("deletes that fail", InMemorySessionStore(), [KEEPING()])
