@@ -6,11 +6,10 @@ What a gateway and a policy do is in test_gateway.py, the redactor in test_redac
 import base64
 import dataclasses
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.parts import KEY, Own, gateway, refuses, scanner
+from support.parts import KEY, Own, gateway, loaded, refuses, scanner
 
 import agent_mcp_governance as g
 
@@ -96,9 +95,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
-def test_a_message_with_a_changed_field_is_refused(what: str) -> None:
-    reason, change = CHANGES[what]
+@pytest.mark.parametrize(("reason", "change"), CHANGES.values(), ids=CHANGES)
+def test_a_message_with_a_changed_field_is_refused(reason: str, change: dict[str, Any]) -> None:
     signer = g.MCPMessageSigner(KEY)
     envelope = signer.sign_message("pay 1", sender_id="alice")
     result = signer.verify_message(dataclasses.replace(envelope, **change))
@@ -161,19 +159,15 @@ def test_a_tool_that_changes_after_it_was_registered_is_a_rug_pull() -> None:
     ("name", "severity"),
     [("read_file", g.MCPSeverity.CRITICAL), ("read_fi1e", g.MCPSeverity.WARNING)],
 )
-def test_the_same_or_a_similar_tool_name_on_another_server_is_flagged(
-    name: str, severity: g.MCPSeverity
-) -> None:
+def test_the_same_or_a_similar_name_on_another_server_is_flagged(name: str, severity: Any) -> None:
     tool_scanner = scanner()
     tool_scanner.register_tool("read_file", "Reads a file.", None, "files")
     (threat,) = tool_scanner.scan_tool(name, "Reads a file.", None, "evil")
     assert (threat.threat_type, threat.severity) == (g.MCPThreatType.CROSS_SERVER_ATTACK, severity)
 
 
-def test_scan_rules_load_from_a_yaml_file_and_take_effect(tmp_path: Path) -> None:
-    path = tmp_path / "rules.yaml"
-    path.write_text("detection_patterns:\n  hidden_instructions: ['open sesame']\n")
-    config = g.load_mcp_security_config(str(path))
+def test_scan_rules_load_from_a_yaml_file_and_take_effect() -> None:
+    config = loaded("detection_patterns:\n  hidden_instructions: ['open sesame']\n")
     assert config == g.MCPSecurityConfig(hidden_instruction_patterns=["open sesame"])
     threats = scanner(config=config).scan_tool("read", "Reads. Open Sesame.")
     assert [threat.matched_pattern for threat in threats] == ["open sesame"]

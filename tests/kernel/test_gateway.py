@@ -5,6 +5,7 @@ import inspect
 import textwrap
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support.documents import KERNEL, section
@@ -103,16 +104,11 @@ def test_the_call_budget_is_per_agent_counts_allowed_calls_and_can_be_reset() ->
 
 @pytest.mark.parametrize("status", g.ApprovalStatus)
 def test_a_reviewer_is_asked_of_sensitive_calls_and_the_answer_is_audited(status: Any) -> None:
-    asked: list[object] = []
-
-    def review(*question: object) -> g.ApprovalStatus:
-        asked.append(question)
-        return status
-
+    review = Mock(return_value=status)
     governed = gateway(sensitive_tools=["pay"], approval_callback=review)
     assert call(governed, "read_file")[0]
     assert call(governed, "pay", amount=5)[0] == (status is g.ApprovalStatus.APPROVED)
-    assert asked == [("agent", "pay", {"amount": 5})]
+    review.assert_called_once_with("agent", "pay", {"amount": 5})
     assert [entry.approval_status for entry in governed.audit_log] == [None, status]
 
 
@@ -123,9 +119,7 @@ def test_wrapping_a_server_describes_its_governance() -> None:
     assert config == described
 
 
-def test_a_policy_reports_matches_conflicts_and_differences_and_survives_a_file(
-    tmp_path: Path,
-) -> None:
+def test_a_policy_reports_matches_conflicts_differences_and_survives_a_file(tmp_path: Path) -> None:
     policy = g.GovernancePolicy(
         max_tool_calls=0,
         allowed_tools=["read"],

@@ -28,6 +28,8 @@ pytestmark = [
 A_DAY = timedelta(days=1)
 LATER = datetime.now(timezone.utc) + A_DAY
 SESSION = g.MCPSession("token", "agent", None, LATER, None, "agent")
+RULES = g.MCPSecurityConfig()
+POLICY, RESPONSES = g.GovernancePolicy(blocked_patterns=["secret", "-7"]), g.MCPResponseScanner()
 
 
 class Meeting:
@@ -65,15 +67,15 @@ ONCE: dict[str, Callable[[g.MCPSessionAuthenticator, int], object]] = {
 }
 
 
-@pytest.mark.parametrize("what", ONCE)
-def test_one_authenticator_does_once_what_may_be_done_once(what: str) -> None:
+@pytest.mark.parametrize("action", ONCE.values(), ids=ONCE)
+def test_one_authenticator_does_once_what_may_be_done_once(action: Callable[..., object]) -> None:
     store = g.InMemorySessionStore()
     store.set(SESSION)
     sessions = g.MCPSessionAuthenticator(max_concurrent_sessions=1, session_store=Meeting(store))
 
     def done(number: int) -> bool:
         with contextlib.suppress(RuntimeError):
-            return bool(ONCE[what](sessions, number))
+            return bool(action(sessions, number))
         return False
 
     assert together(done).count(True) == 1
@@ -124,10 +126,6 @@ def test_one_store_in_memory_loses_nothing_and_keeps_its_size() -> None:
     assert sum(map(nonces.has, names)) == nonces.count() == 500
 
 
-RULES = g.MCPSecurityConfig()
-POLICY, RESPONSES = g.GovernancePolicy(blocked_patterns=["secret", "-7"]), g.MCPResponseScanner()
-
-
 def scan_with_a_scanner_of_its_own(number: int) -> object:
     own, tool = g.MCPSecurityScanner(config=RULES, clock=float), f"read_file_{number}"
     own.register_tool(tool, "Reads.", None, "server")
@@ -142,9 +140,8 @@ STATELESS: dict[str, Callable[[int], object]] = {
 }
 
 
-@pytest.mark.parametrize("what", STATELESS)
-def test_a_class_without_state_answers_each_thread_as_if_it_were_alone(what: str) -> None:
-    action = STATELESS[what]
+@pytest.mark.parametrize("action", STATELESS.values(), ids=STATELESS)
+def test_a_class_without_state_answers_each_thread_as_if_it_were_alone(action: Any) -> None:
     alone = [[action(number)] * 10 for number in range(THREADS)]
     assert together(lambda number: [action(number) for _ in range(10)]) == alone
 

@@ -14,12 +14,8 @@ from support.parts import Down, Meter, gateway, refuses, scanner
 import agent_mcp_governance as g
 
 
-@pytest.fixture
-def meter() -> Meter:
-    return Meter()
-
-
-def test_responses_registrations_and_what_fails_are_not_counted(meter: Meter) -> None:
+def test_responses_registrations_and_what_fails_are_not_counted() -> None:
+    meter = Meter()
     governed, tools = gateway(metrics=meter.metrics), scanner(metrics=meter.metrics)
     assert governed.intercept_tool_response("agent", "tool", "hello").allowed
     assert not governed.intercept_tool_response("agent", "tool", "<system>").allowed
@@ -31,7 +27,8 @@ def test_responses_registrations_and_what_fails_are_not_counted(meter: Meter) ->
     assert meter.counted() == {}
 
 
-def test_a_server_scan_counts_itself_each_tool_and_every_threat(meter: Meter) -> None:
+def test_a_server_scan_counts_itself_each_tool_and_every_threat() -> None:
+    meter = Meter()
     schema = {"properties": {"canary": {"description": "ignore previous canary"}}}
     bad = {"name": "bad", "description": "<!-- canary --> use curl", "inputSchema": schema}
     result = scanner(metrics=meter.metrics).scan_server(
@@ -50,8 +47,8 @@ def test_a_server_scan_counts_itself_each_tool_and_every_threat(meter: Meter) ->
     assert "canary" not in meter.exported()
 
 
-def test_the_table_of_counters_is_true(meter: Meter) -> None:
-    where = {"tool_name": "tool", "server_name": "server"}
+def test_the_table_of_counters_is_true() -> None:
+    meter, where = Meter(), {"tool_name": "tool", "server_name": "server"}
     meter.metrics.record_decision(allowed=True, agent_id="a", tool_name="tool", stage="mine")
     meter.metrics.record_rate_limit_hit(agent_id="a", tool_name="tool")
     meter.metrics.record_scan(operation="mine", **where)
@@ -67,14 +64,12 @@ def test_the_table_of_counters_is_true(meter: Meter) -> None:
     assert [metric["data"]["is_monotonic"] for metric in scope["metrics"]] == [True] * len(rows)
 
 
-# A global meter provider can be set once in a process, so these have processes of their own.
-USE = """
+# A global meter provider can be set once in a process, so this has a process of its own.
+GLOBAL_PROVIDER = """
 from agent_mcp_governance import *
 def use(gateway):
-    return gateway.intercept_tool_call("agent", "tool", {})[0]
+    gateway.intercept_tool_call("agent", "tool", {})
 gateway = MCPGateway(GovernancePolicy())
-"""
-GLOBAL_PROVIDER = """
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -92,9 +87,4 @@ print(metric.name, sum(point.value for point in metric.data.data_points))
 
 
 def test_the_global_provider_counts_once_it_is_set_what_has_no_provider_of_its_own() -> None:
-    assert run_isolated(USE + GLOBAL_PROVIDER) == "mcp_decisions 2\n"
-
-
-@pytest.mark.parametrize("first", ["", "sys.modules['opentelemetry'] = None"], ids=["api", "none"])
-def test_without_a_provider_or_the_api_everything_works_and_nothing_is_counted(first: str) -> None:
-    assert run_isolated(f"import sys\n{first}{USE}print(use(gateway))") == "True\n"
+    assert run_isolated(GLOBAL_PROVIDER) == "mcp_decisions 2\n"

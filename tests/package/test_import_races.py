@@ -5,11 +5,11 @@ it, as it takes the two locks in either order. No thread here does that to the k
 """
 
 import pytest
-from support.isolated import COUNT_RUNS_OF_INITS, LET_THE_KERNEL_WARN, run_isolated
+from support.isolated import COUNT_RUNS, LET_WARN, run_isolated
 
 THREADS = f"""
-{COUNT_RUNS_OF_INITS}
-{LET_THE_KERNEL_WARN}
+{COUNT_RUNS}
+{LET_WARN}
 import os, threading
 sys.setswitchinterval(1e-6)
 failures = []
@@ -54,16 +54,15 @@ def print_outcome_of(*threads):
     for thread in threads:
         thread.join()
     import agent_os, agent_os.integrations, agent_mcp_governance
-    unbound = []
     for name in [name for name in sys.modules if name.startswith("agent_os.")]:
         parent, _, child = name.rpartition(".")
         if getattr(sys.modules[parent], child, None) is not sys.modules[name]:
-            unbound.append(name)
+            failures.append((name, "is not bound"))
     agent_os.KernelSpace, agent_os.integrations.RateLimiter
-    print(failures, unbound)
+    print(failures)
     print_runs()
 """
-ALL_WENT_WELL = ["[] []", "1 1"]
+ALL_WENT_WELL = ["[]", "1 1"]
 PAUSE_WHERE_A_MODULE_IS_FOUND = """
 from importlib.machinery import PathFinder, SourceFileLoader
 class PausingLoader(SourceFileLoader):
@@ -76,38 +75,29 @@ class PausingFinder:
             return spec
 sys.meta_path.insert(0, PausingFinder)
 """
-IMPORTS = {
-    "ours": "import agent_mcp_governance",
-    "kernel": "import agent_os",
-    "use": "import agent_os; agent_os.KernelSpace, agent_os.integrations.RateLimiter",
+KERNEL, OURS = "import agent_os", "import agent_mcp_governance"
+USE = f"{KERNEL}; agent_os.KernelSpace, agent_os.integrations.RateLimiter"
+PLACES = {
+    (KERNEL, "found", OURS): ["agent_os", "agent_os.integrations", "agent_os.stateless"],
+    (KERNEL, "exec", OURS): ["__init__.py", "integrations/__init__.py", "stateless.py"],
+    (OURS, "import", USE): ["agent_os._mcp_metrics", "agent_os.mcp_sliding_rate_limiter"],
+    (OURS, "exec", USE): ["integrations/base.py", "mcp_gateway.py"],
 }
 
 
 @pytest.mark.parametrize(
-    ("first", "event", "at", "second"),
-    [
-        ("kernel", "found", "agent_os", "ours"),
-        ("kernel", "exec", "__init__.py", "ours"),
-        ("kernel", "found", "agent_os.integrations", "ours"),
-        ("kernel", "exec", "integrations/__init__.py", "ours"),
-        ("kernel", "found", "agent_os.stateless", "ours"),
-        ("kernel", "exec", "stateless.py", "ours"),
-        ("ours", "import", "agent_os._mcp_metrics", "use"),
-        ("ours", "exec", "integrations/base.py", "use"),
-        ("ours", "exec", "mcp_gateway.py", "use"),
-        ("ours", "import", "agent_os.mcp_sliding_rate_limiter", "use"),
-    ],
+    ("first", "event", "second", "at"), [(*key, at) for key in PLACES for at in PLACES[key]]
 )
 def test_both_imports_stay_whole_wherever_the_second_begins_during_the_first(
-    first: str, event: str, at: str, second: str
+    first: str, event: str, second: str, at: str
 ) -> None:
     code = f"""
 {PAUSE_WHERE_A_MODULE_IS_FOUND}
-first = Running({IMPORTS[first]!r}, {event!r}, {at!r})
+first = Running({first!r}, {event!r}, {at!r})
 first.until_it_pauses()
-second = Running({IMPORTS[second]!r})
+second = Running({second!r})
 second.until_it_is_done_or_waits_for_another()
-print(second.is_alive() or {second!r} == "use")  # which may find all that it needs
+print(second.is_alive() or {second == USE})  # which may find all that it needs
 print_outcome_of(first, second)
 """
     assert run_isolated(THREADS + code).splitlines() == ["True", *ALL_WENT_WELL]
@@ -117,43 +107,29 @@ WHEN_ITS_PACKAGES_APPEAR = [
     f"import sys\nwhile {package!r} not in sys.modules: pass\nimport agent_os.integrations\n"
     for package in ("agent_os", "agent_os.integrations")
 ]
-FIRST_USES_AFTER_US = """
-agent_os.KernelSpace
-agent_os.stateless
-agent_os.AgentsParser
-agent_os.integrations.RateLimiter
-agent_os.integrations.LangChainKernel
-agent_os.integrations.base.GovernancePolicy
-agent_os._CONTROL_PLANE_AVAILABLE
-dir(agent_os)
-dir(agent_os.integrations)
-import agent_os.policies
-import agent_os.server
-import agent_os.base_agent
-import agent_os.semantic_policy
-import agent_os.integrations.templates
-import agent_os.integrations.webhooks
-import agent_os.integrations.escalation
-import agent_os.mcp_cve_feed
-from agent_os import *
-from agent_os import MCPSecurityScanner
-from agent_os import transparency, trust_root
-import agent_os.integrations.drift_detector
-from agent_os.integrations import OpenAIKernel, DryRunPolicy
-from agent_os.sandbox import *
-from agent_os.sandbox_provider import *
-"""
+READ = ["KernelSpace", "stateless", "AgentsParser", "_CONTROL_PLANE_AVAILABLE"]
+READ += ["integrations.RateLimiter", "integrations.LangChainKernel", "integrations.base"]
+IMPORTED = ["policies", "server", "base_agent", "semantic_policy", "mcp_cve_feed"]
+IMPORTED += [f"integrations.{name}" for name in ("templates", "webhooks", "escalation")]
+FIRST_USES_AFTER_US = [
+    *(f"agent_os.{name}" for name in READ),
+    *(f"import agent_os.{name}" for name in IMPORTED),
+    *("dir(agent_os)", "dir(agent_os.integrations)", "import agent_os.integrations.drift_detector"),
+    *("from agent_os import *", "from agent_os import MCPSecurityScanner"),
+    *("from agent_os import transparency, trust_root", "from agent_os.sandbox import *"),
+    "from agent_os.integrations import OpenAIKernel, DryRunPolicy",
+    "from agent_os.sandbox_provider import *",
+]
 RACES = {
     "us and the kernel in six ways": [
-        "import agent_mcp_governance",
-        "from agent_mcp_governance import MCPGateway",
+        *(OURS, "from agent_mcp_governance import MCPGateway"),
         "import agent_os; agent_os.KernelSpace",
         "from agent_os import KernelSpace",
         "from agent_os import integrations; integrations.RateLimiter",
         "from agent_os import mcp_gateway; mcp_gateway.MCPGateway",
     ],
     "us and the kernel as soon as it appears": [
-        "import agent_mcp_governance",
+        OURS,
         *(
             f"{when_it_appears}{use}"
             for when_it_appears in WHEN_ITS_PACKAGES_APPEAR
@@ -161,8 +137,7 @@ RACES = {
         ),
     ],
     "the kernel after us in every way": [
-        f"import agent_mcp_governance, agent_os, agent_os.integrations; {use}"
-        for use in FIRST_USES_AFTER_US.strip().splitlines()
+        f"{OURS}, agent_os, agent_os.integrations; {use}" for use in FIRST_USES_AFTER_US
     ],
 }
 

@@ -3,25 +3,20 @@
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from types import FunctionType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import jedi
 import pytest
 from jedi.api.environment import InterpreterEnvironment
-from support.isolated import HOMES
+from support.isolated import CONTRACT, HOMES
 from support.tools import run_tool
 
 import agent_mcp_governance
 
 CONSUMER = Path(__file__).parent / "typing" / "api.py"
 NAMES = agent_mcp_governance.__all__
-CLASSES = [
-    value for name in NAMES if isinstance(value := getattr(agent_mcp_governance, name), type)
-]
 
 
 def public(names: Any) -> list[str]:
@@ -30,7 +25,6 @@ def public(names: Any) -> list[str]:
 
 def test_the_surface_is_38_names() -> None:
     assert len(NAMES) == 38
-    assert sorted(HOMES) == NAMES
     assert public(vars(agent_mcp_governance)) == NAMES
     assert public(dir(agent_mcp_governance)) == NAMES
 
@@ -45,47 +39,16 @@ def test_a_name_is_the_kernels_own_object_with_a_docstring_of_its_own(name: str)
     assert not text.startswith(f"{name}("), "written by dataclasses, not by a person"
 
 
-def is_the_kernels(value: Any) -> bool:
-    return isinstance(value, type) and value.__module__.split(".")[0] == "agent_os"
-
-
-def kernel_types(annotation: Any) -> Iterator[type]:
-    """Find the kernel's types in an annotation, however deep they stand in it."""
-    if is_the_kernels(annotation):
-        yield annotation
-    for part in annotation if isinstance(annotation, list) else get_args(annotation):
-        yield from kernel_types(part)
-
-
-def public_functions(cls: type) -> Iterator[FunctionType]:
-    """Yield what a user can call or read on *cls*, the kernel's base classes included."""
-    for owner in filter(is_the_kernels, cls.__mro__):
-        for name, member in vars(owner).items():
-            if name.startswith("_") and name != "__init__":
-                continue
-            function = getattr(member, "fget", None) or getattr(member, "__func__", member)
-            if isinstance(function, FunctionType):
-                yield function
-
-
 def test_every_kernel_type_in_a_signature_or_field_is_exported() -> None:
-    threat = agent_mcp_governance.MCPThreat
-    assert list(kernel_types(Callable[[threat], None])) == [threat]
-    functions = {function for cls in CLASSES for function in public_functions(cls)}
-    functions.add(agent_mcp_governance.load_mcp_security_config)
-    annotations = [hint for function in functions for hint in get_type_hints(function).values()]
-    hints = [(name, hint) for cls in CLASSES for name, hint in get_type_hints(cls).items()]
-    fields = [hint for name, hint in hints if not name.startswith("_")]
-    found = {kernel for hint in (*annotations, *fields) for kernel in kernel_types(hint)}
-    assert found - set(CLASSES) == set(), "not exported"
-    assert len(annotations) >= 369
-    assert len(fields) >= 89
-    assert len(found) >= 27
+    words = set(re.findall(r"\w+", json.dumps([*CONTRACT.values()])))
+    modules = [vars(import_module(home)) for home in HOMES.values()]
+    classes = filter(inspect.isclass, (module.get(word) for module in modules for word in words))
+    found = {found.__name__ for found in classes if found.__module__.startswith("agent_os.")}
+    assert len(found) >= 26
+    assert found <= set(NAMES)
 
 
-def test_what_the_kernels_warning_tells_a_user_to_call_is_exported(
-    recwarn: pytest.WarningsRecorder,
-) -> None:
+def test_what_the_warning_tells_one_to_call_is_exported(recwarn: pytest.WarningsRecorder) -> None:
     agent_mcp_governance.MCPSecurityScanner()
     kernel = import_module("agent_os.mcp_security")
     words = re.findall(r"\w+", " ".join(str(warning.message) for warning in recwarn))
@@ -100,25 +63,22 @@ def test_the_consumers_code_uses_every_name() -> None:
 
 
 def test_basedpyright_accepts_a_consumers_code(tmp_path: Path) -> None:
-    settings = {
-        "typeCheckingMode": "strict",
-        "reportUnnecessaryTypeIgnoreComment": "error",
-        "include": [str(CONSUMER)],
-    }
+    settings = {"typeCheckingMode": "strict", "reportUnnecessaryTypeIgnoreComment": "error"}
+    settings["include"] = [str(CONSUMER)]
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
-    done = run_tool("basedpyright", "--outputjson", cwd=tmp_path)
-    report = json.loads(done.stdout)
+    report = json.loads(run_tool("basedpyright", "--outputjson", cwd=tmp_path).stdout)
     assert report["generalDiagnostics"] == []
     assert report["summary"]["filesAnalyzed"] == 1
 
 
 def test_basedpyright_sees_the_names_and_knows_their_types(tmp_path: Path) -> None:
     command = ["basedpyright", "--verifytypes", "agent_mcp_governance", "--outputjson"]
-    done = run_tool(*command, cwd=tmp_path)
+    done = run_tool(*command, cwd=tmp_path, check=False)  # the kernel has an ambiguous type
     report = json.loads(done.stdout)["typeCompleteness"]
     exported = {symbol["name"] for symbol in report["symbols"] if symbol["isExported"]}
     assert exported == {f"agent_mcp_governance.{name}" for name in NAMES}
-    assert report["exportedSymbolCounts"]["withUnknownType"] == 0
+    for counts in ("exportedSymbolCounts", "otherSymbolCounts"):  # names, and what they have
+        assert report[counts]["withUnknownType"] == 0
 
 
 def test_jedi_completes_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

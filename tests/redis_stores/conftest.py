@@ -24,7 +24,7 @@ def shared_server(
 
 
 @pytest.fixture
-def redis_server(shared_server: Server) -> Server:
+def server(shared_server: Server) -> Server:
     """The same, empty."""
     with shared_server.admin() as admin:
         admin.flushall()
@@ -32,6 +32,6 @@ def redis_server(shared_server: Server) -> Server:
 
 
 @pytest.fixture
-def client(redis_server: Server) -> Iterator[redis.Redis]:
-    with make_client(redis_server.url, timeout=PATIENCE) as client:
+def client(server: Server) -> Iterator[redis.Redis]:
+    with make_client(server.url, timeout=PATIENCE) as client:
         yield client

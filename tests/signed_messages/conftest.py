@@ -1,10 +1,10 @@
 """What every test of this room uses."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from support.signing import BODY, KEYS
+from support.signing import BODY, KEYS, Reasons
 
 
 @pytest.fixture(autouse=True)
@@ -20,10 +20,5 @@ def logs_are_clean(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @pytest.fixture
-def reasons(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Return why messages were refused, by the log."""
-
-    def read() -> list[str]:
-        return [text.removeprefix("signed message refused: ") for text in caplog.messages]
-
-    return read
+def reasons(caplog: pytest.LogCaptureFixture) -> Reasons:
+    return lambda: [text.removeprefix("signed message refused: ") for text in caplog.messages]

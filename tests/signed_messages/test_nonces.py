@@ -1,7 +1,6 @@
 """Nonces in memory, by themselves and under threads."""
 
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 import pytest
 from mcp_guard.live_nonces import now
 from mcp_guard.signed_messages import LiveNonceStore
-from support.signing import WINDOW, Clock, accepts, assert_refused, client, server, signed_by_hand
+from support.limits import raises
+from support.signing import WINDOW, Clock, Reasons, accepts, client, server, signed_by_hand
 from support.threads import THREADS, together
 
 pytestmark = pytest.mark.usefixtures("threads_take_turns_often")
@@ -26,9 +26,7 @@ def test_a_nonce_is_held_up_to_its_last_moment() -> None:
     assert (store.cleanup(), store.has("n")) == (1, False)
 
 
-def test_a_full_store_refuses_and_forgets_nothing_until_nonces_expire(
-    reasons: Callable[[], list[str]],
-) -> None:
+def test_a_full_store_refuses_and_forgets_nothing_until_nonces_expire(reasons: Reasons) -> None:
     store = LiveNonceStore(max_nonces=2, clock=(clock := Clock()))
     here, there = client(), server(nonce_store=store)
     first = here.sign("1")
@@ -37,15 +35,6 @@ def test_a_full_store_refuses_and_forgets_nothing_until_nonces_expire(
     assert reasons() == ["OverflowError: nonce store is full", "ValueError: nonce already used"]
     clock.now += 2 * WINDOW
     assert there.verify(here.sign("4")) == "4"
-
-
-def test_ten_thousand_messages_do_not_flush_an_accepted_one() -> None:
-    here, there = client(), server()
-    first = here.sign("")
-    there.verify(first)
-    for _ in range(10_000):  # as many as the kernel's store holds
-        there.verify(here.sign(""))
-    assert_refused(there.verify, first)
 
 
 def test_a_clock_that_steps_back_revives_no_nonce() -> None:
@@ -104,11 +93,5 @@ def test_two_threads_never_stand_between_the_check_and_the_insertion() -> None:
         return now()
 
     store = LiveNonceStore(clock=clock)
-
-    def claim(_: int) -> bool:
-        with suppress(ValueError):
-            store.add("n", expiry)
-            return True
-        return False
-
-    assert sum(together(claim, 2)) == 1
+    refusals = together(lambda _: raises(ValueError, lambda: store.add("n", expiry)), 2)
+    assert sorted(refusals) == [False, True]

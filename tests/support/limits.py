@@ -29,15 +29,16 @@ def limit(
     row = pytest.param(name, control, examples, id=name, marks=mark)
 
     def decorate(wish: Any) -> Any:
-        if not hasattr(wish, "rows"):
-            return _test_of(wish, [row])
-        wish.rows.insert(0, row)
-        return wish
+        test = wish if hasattr(wish, "rows") else _test_of(wish)
+        test.rows.insert(0, row)
+        return test
 
     return decorate
 
 
-def _test_of(wish: Callable[..., bool], rows: list[Any]) -> Any:
+def _test_of(wish: Callable[..., bool]) -> Any:
+    rows: list[Any] = []
+
     def holds(case: Any) -> bool:
         return wish(*case) if isinstance(case, tuple) else wish(case)
 

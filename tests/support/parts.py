@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -16,8 +18,9 @@ from agent_mcp_governance import (
     MCPMetrics,
     MCPSecurityConfig,
     MCPSecurityScanner,
+    load_mcp_security_config,
 )
-from support import ROOT
+from support.isolated import CONTRACT
 
 KEY = b"0123456789abcdef" * 2
 SECRET = "sk-" + "ABCDEFGHIJKLMNOPQRSTUVWX1234"  # in two pieces, for scanners of this file
@@ -25,11 +28,10 @@ SECRET = "sk-" + "ABCDEFGHIJKLMNOPQRSTUVWX1234"  # in two pieces, for scanners o
 # Seconds; only something that is broken makes a thread wait for so long.
 PATIENCE = 30
 
-_CONTRACT = json.loads((ROOT / "tests" / "kernel" / "contract.json").read_text(encoding="utf-8"))
 # Methods by name of what does something; enumerations, protocols and most records only hold.
 ACTIVE: dict[str, dict[str, str]] = {
     name: entry.get("attributes", {})
-    for name, entry in _CONTRACT.items()
+    for name, entry in CONTRACT.items()
     if entry["is"] in ("a class", "a function") or name == "GovernancePolicy"
 }
 
@@ -59,6 +61,14 @@ def scanner(**options: Any) -> MCPSecurityScanner:
         return MCPSecurityScanner(**{"config": MCPSecurityConfig(), **options})
 
 
+def loaded(rules: str) -> MCPSecurityConfig:
+    """Return what the scanner's rules are that this text of a file says."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rules.yaml")
+        path.write_text(rules, encoding="utf-8")
+        return load_mcp_security_config(str(path))
+
+
 def nested(depth: int, kind: type = list) -> dict[str, Any]:
     """Return a list in a list in a list; a *kind* of tuple costs the redactor two frames each."""
     value: Any = "value"
@@ -75,7 +85,7 @@ def circular() -> dict[str, Any]:
 
 
 class Down:
-    """Any store, sink, recorder, scanner or clock, out of order."""
+    """Any store, sink, recorder, scanner or clock, out of order. It cannot be made text either."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return self
@@ -83,12 +93,7 @@ class Down:
     def __call__(self, *_: object, **__: object) -> Any:
         raise OSError("out of order")
 
-
-class Unprintable:
-    """An object that cannot be made text."""
-
-    def __str__(self) -> str:
-        raise OSError("out of order")
+    __str__ = __call__
 
 
 class OpenStore:

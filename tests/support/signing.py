@@ -15,9 +15,9 @@ from mcp_guard.signed_messages import RefusedMessageError, SignedChannel
 
 from agent_mcp_governance import MCPSignedEnvelope
 
-REQUEST_KEY, REPLY_KEY, NEXT_KEY, THIRD_KEY = KEYS = [
-    hashlib.sha256(name).digest() for name in (b"request", b"reply", b"next", b"third")
-]
+KEYS = [hashlib.sha256(name).digest() for name in (b"request", b"reply", b"next", b"third")]
+REQUEST_KEY, REPLY_KEY, *_ = KEYS
+Reasons = Callable[[], list[str]]  # why messages were refused, by the log
 HEADER = "mcp-signed/1 client server\n"
 BODY = "launch-code-7391"
 WINDOW = timedelta(minutes=5)

@@ -9,12 +9,15 @@ from support import ROOT
 
 
 def run_tool(
-    *command: str | Path, cwd: Path = ROOT, **environment: str
+    *command: str | Path, cwd: Path = ROOT, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program that this Python's environment has, and nobody answers its questions."""
+    """Run a program that this Python's environment has, and nobody answers its questions.
+
+    Fail with what it printed if it fails and *check* does not say that it may.
+    """
     # basedpyright looks for the environment of the first `python` on the path.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(  # noqa: S603 - the tests' own tools and documents
+    done = subprocess.run(  # noqa: S603 - the tests' own tools and documents
         command,
         cwd=cwd,
         env={**os.environ, "PATH": path, **environment},
@@ -25,3 +28,5 @@ def run_tool(
         timeout=600,
         check=False,
     )
+    assert done.returncode == 0 or not check, done.stdout + done.stderr
+    return done

@@ -10,6 +10,7 @@ from support.limits import limit, raises, refused
 from agent_mcp_governance import InMemorySessionStore, MCPSession, MCPSessionAuthenticator
 
 NOW, DAY = datetime.now(timezone.utc), timedelta(days=1)
+KEEPING = type("Keeping", (InMemorySessionStore,), {"delete": lambda *_: False})
 
 
 @contextlib.contextmanager
@@ -101,12 +102,7 @@ def test_sessions_are_counted(second):
     return known or raises(RuntimeError, lambda: counting.create_session("agent"))
 
 
-class KeepingStore(InMemorySessionStore):
-    def delete(self, _session_id):
-        return False
-
-
-@limit("deletes that fail", InMemorySessionStore(), [KeepingStore()])
+@limit("deletes that fail", InMemorySessionStore(), [KEEPING()])
 def test_a_revocation_is_reported_as_it_went(store):
     _, authenticator, token = opened(session_store=store)
     return authenticator.revoke_session(token) == (store.get(token) is None)

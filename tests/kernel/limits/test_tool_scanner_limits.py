@@ -1,11 +1,9 @@
 """Limits of MCPSecurityScanner."""
 
-import tempfile
 import warnings
-from pathlib import Path
 
 from support.limits import limit, refused
-from support.parts import SECRET, meanwhile, scanner
+from support.parts import SECRET, loaded, meanwhile, scanner
 
 import agent_mcp_governance as g
 
@@ -46,13 +44,6 @@ def registered(name, description="Reads.", schema=None, server="one"):
     tools = scanner()
     tools.register_tool(name, description, schema, server)
     return tools
-
-
-def loaded(text):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "rules.yaml")
-        path.write_text(text, encoding="utf-8")
-        return g.load_mcp_security_config(str(path))
 
 
 @limit(
