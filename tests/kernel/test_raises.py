@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import yaml
 from support.documents import KERNEL, table
-from support.parts import ACTIVE, KEY, Down, blocks, circular, gateway, loaded, nested, refuses
+from support.parts import (
+    ACTIVE,
+    KEY,
+    Down,
+    Unprintable,
+    blocks,
+    circular,
+    gateway,
+    loaded,
+    nested,
+    refuses,
+)
 from support.parts import scanner as tools
 
 import agent_mcp_governance as g
@@ -74,7 +85,7 @@ CASES: dict[str, dict[str, Callable[[], object]]] = {
         "circular params": lambda: refuses(gateway(), circular()),
         "deep params": lambda: refuses(gateway(), DEEP),
         "a very deep response": lambda: blocks(VERY_DEEP),
-        "a response whose text raises": lambda: blocks(Down()),
+        "a response whose text raises": lambda: blocks(Unprintable()),
         "an audit sink that raises": lambda: refuses(gateway(audit_sink=Down())),
         "a metrics recorder that raises": lambda: refuses(gateway(metrics=Down())),
         "a clock that raises": lambda: refuses(gateway(clock=Down())),

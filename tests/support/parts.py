@@ -85,7 +85,7 @@ def circular() -> dict[str, Any]:
 
 
 class Down:
-    """Any store, sink, recorder, scanner or clock, out of order. It cannot be made text either."""
+    """Any store, sink, recorder, scanner or clock, out of order."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return self
@@ -93,7 +93,12 @@ class Down:
     def __call__(self, *_: object, **__: object) -> Any:
         raise OSError("out of order")
 
-    __str__ = __call__
+
+class Unprintable:
+    """An object that cannot be made text."""
+
+    def __str__(self) -> str:
+        raise OSError("out of order")
 
 
 class OpenStore:

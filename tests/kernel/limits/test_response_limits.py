@@ -1,7 +1,7 @@
 """Limits of MCPGateway: responses."""
 
 from support.limits import limit, raises
-from support.parts import SECRET, Down, Own, blocks, circular, gateway, nested
+from support.parts import SECRET, Down, Own, Unprintable, blocks, circular, gateway, nested
 
 from agent_mcp_governance import MCPResponseScanResult, ResponsePolicy
 
@@ -45,6 +45,6 @@ def test_a_sanitized_response_holds_no_instruction_and_no_tag(content, instructi
     return instruction not in str(governed.intercept_tool_response("a", "tool", content).content)
 
 
-@limit("endless responses", circular(), [nested(100_000), Down()])
+@limit("endless responses", circular(), [nested(100_000), Unprintable()])
 def test_a_response_that_cannot_be_checked_does_not_raise(content):
     return not raises((RecursionError, OSError), lambda: blocks(content))

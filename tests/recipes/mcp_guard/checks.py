@@ -14,7 +14,7 @@ from .decisions import Decision, Limits, Stage
 from .flow import Failed, Part, Steps
 from .options import ToolRules
 from .patterns import Patterns
-from .plain import Copy, places, plain_copy, with_inner
+from .plain import Copy, add_inner, places, plain_copy
 from .secrets import may_hold_secrets, redact_tree
 
 Validate = Callable[[dict[str, Any]], dict[str, Any]]
@@ -145,9 +145,10 @@ class Checks:
             raise Refused("params", "The arguments are no JSON object, or have a reserved name.")
         try:
             copy = plain_copy({**params, **extra}, cap, self.limits)
-            return Copy(copy.value, with_inner(copy.texts, cap, self.limits))
+            add_inner(copy.texts, cap, self.limits)
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
+        return copy
 
     def _match(self, check: Check, rules: ToolRules, patterns: Patterns, params: Copy) -> None:
         try:

@@ -15,7 +15,7 @@ from agent_mcp_governance import (
 )
 
 from .decisions import Limits
-from .plain import plain_copy, with_inner
+from .plain import add_inner, plain_copy
 
 _LIMITS = Limits()
 _MAX_CHARS = _LIMITS.max_params_chars
@@ -73,8 +73,8 @@ def refuse_poisoned_tools(
             if hasattr(tool, "model_dump"):
                 tool = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
             definition, texts = plain_copy(dict(tool), _MAX_CHARS, _LIMITS)
-            name = definition["name"]
-            whole = "\n".join(with_inner(texts, _MAX_CHARS, _LIMITS))
+            add_inner(texts, _MAX_CHARS, _LIMITS)
+            name, whole = definition["name"], "\n".join(texts)
         except (KeyError, TypeError, ValueError) as error:
             raise PoisonedToolError(f"a definition of {server_name!r} is none: {error}") from None
         if type(name) is not str or name in found:

@@ -12,6 +12,7 @@ unless their types are strict; JSON in a parameter without a type is opened by t
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -88,8 +89,8 @@ class _Governance:
                 await self._list(caller, ctx, call_next)
             validate = self._validators.get((caller, tool), validate)
 
-        async def run(checked: dict[str, Any]) -> HandlerResult:
-            return await call_next(replace(ctx, params={**sent, "arguments": checked}))
+        def run(checked: dict[str, Any]) -> Awaitable[HandlerResult]:
+            return call_next(replace(ctx, params={**sent, "arguments": checked}))
 
         try:
             return await governed(self._guard, caller, tool, arguments, extra, validate, run)

@@ -12,7 +12,6 @@ from .secrets import with_all_pairs
 
 NOTHING = object()
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAY_BE_JSON = re.compile(r'[ \t\n\r]*[{["]')  # few do, and to look at all takes no call of Python
 _WORDS = {None: "null", True: "true", False: "false"}
 _ENDS = {"{": "}", "[": "]", '"': '"'}
@@ -36,11 +35,12 @@ def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
     copy, items = _copy(value, _plain_leaf, limits)
     for kind in {*map(type, copy.texts)} - {str}:  # a key's
         raise ValueError(f"no plain JSON, for a {kind.__name__} in it")
-    for text in copy.texts:
-        if not text.isascii() and _SURROGATE.search(text):
-            raise ValueError("no plain JSON, for half of a surrogate pair in it")
     if items + sum(map(len, copy.texts)) > max_chars:
         raise ValueError(f"over {max_chars} characters")
+    try:
+        "".join(copy.texts).encode()
+    except UnicodeEncodeError:
+        raise ValueError("no plain JSON, for half of a surrogate pair in it") from None
     return copy
 
 
@@ -62,11 +62,10 @@ def _copy(value: Any, as_text: Callable[[Any], str], limits: Limits) -> tuple[Co
                     # Look at the copy only: another thread may be changing the original.
                     parent[slot] = copied = node.copy()
                     items += len(copied)
+                    texts += copied if type(copied) is dict else ()
                     below.append(copied)
                 else:
                     texts.append(as_text(node))
-        for copied in below:
-            texts += copied if type(copied) is dict else ()
         level, depth = below, depth + 1
         if depth > limits.max_depth and level:
             raise ValueError(f"over {limits.max_depth} levels")
@@ -87,21 +86,20 @@ def _plain_leaf(leaf: Any) -> str:
     raise ValueError(f"no plain JSON, for a {type(leaf).__name__} in it")
 
 
-def with_inner(texts: list[str], max_chars: int, limits: Limits) -> list[str]:
-    """Return *texts* and those of JSON inside them, and so on.
+def add_inner(texts: list[str], max_chars: int, limits: Limits) -> None:
+    """Add those of JSON inside them to *texts*, and so on.
 
     Raises:
         ValueError: It cannot be opened fully, together they have over four times *max_chars*
             characters, or it is over the *limits*; the sentence says which.
     """
-    found = outer = texts
+    outer = [*texts]
     while inner := [opened(text) for text in filter(_MAY_BE_JSON.match, outer)]:
         whole = [value for value in inner if value is not NOTHING]
         outer = _copy(whole, _leaf, limits)[0].texts
-        found = found + outer
-        if sum(map(len, found)) > 4 * max_chars:  # so deep is JSON in JSON in JSON
+        texts += outer
+        if sum(map(len, texts)) > 4 * max_chars:  # so deep is JSON in JSON in JSON
             raise ValueError(f"over {4 * max_chars} characters, with JSON inside strings")
-    return found
 
 
 def places(value: Any, redact: Callable[[str], str]) -> Iterator[tuple[str, str]]:

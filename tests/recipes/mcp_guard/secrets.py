@@ -164,9 +164,16 @@ def redact(text: str) -> str:
     return text
 
 
-def may_hold_secrets(strings: list[str], redact: Callable[[str], str]) -> bool:
-    """Return whether ``redact_tree`` may change a value that has these keys and *strings*."""
-    return bool(_hides("".join(strings))) or [redact(text) for text in strings] != strings
+_ours = redact
+
+
+def may_hold_secrets(texts: list[str], redact: Callable[[str], str]) -> bool:
+    """Return whether ``redact_tree`` may change a value that has these *texts*."""
+    if _hides("".join(texts)):
+        return True
+    if redact is _ours:  # most texts are short, and it changes none of them
+        texts = [text for text in texts if len(text) >= _SHORTEST or "@" in text]
+    return [redact(text) for text in texts] != texts
 
 
 def redact_tree(

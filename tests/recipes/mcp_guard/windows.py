@@ -5,7 +5,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import islice
 from math import inf
 from typing import Any
 
@@ -46,8 +45,8 @@ class Budget:
         key = _key(caller)
         with self._lock:
             self._now = self._clock()
-            # Two others, so that no call pays for all that left before it, and the table shrinks.
-            for name in {*islice(self._times, 2), key}:
+            # Of the others the oldest, so that no call pays for all that left before it.
+            for name in (key, next(iter(self._times), key)):
                 if self._times.get(name, inf) <= self._now - self._period:
                     self._forget(name)
                     del self._times[name]
