@@ -130,10 +130,12 @@ def test_keys_that_become_one_lose_no_entry():
     ("text", "shown"),
     [
         (f'"{HIDDEN}"', '"[REDACTED]"'),
-        (f' {{"a": ["\n{HIDDEN}"]}}', '{"a": ["\\n[REDACTED]"]}'),
+        (f' {{"a": ["\n{HIDDEN}"]}}', ' {"a": ["\n[REDACTED]"]}'),
         (json.dumps([f'["{HIDDEN}"]']), json.dumps(['["[REDACTED]"]'])),
         (f'{{"{HIDDEN}": 1}}', '{"[REDACTED]": 1}'),
-        (f'{{"a": "{HIDDEN}", "a": 1}}', '[{"a": "[REDACTED]"}, {"a": 1}]'),
+        (f'{{"a": "{HIDDEN}", "a": 1e400}}', '{"a": "[REDACTED]", "a": 1e400}'),
+        (f"log {json.dumps(json.dumps([HIDDEN]))}", f"log {json.dumps(json.dumps([PLACEHOLDER]))}"),
+        ('"x:\\/\\/u:p\\u0040h"', '"x://u:[REDACTED]@h"'),
         (f'{{"a": 1}}\n{{"b": "{HIDDEN}"}}', '{"a": 1}\n{"b": "[REDACTED]"}'),
         (f'```json\n["{HIDDEN}"]\n```', '```json\n["[REDACTED]"]\n```'),
         (f'5" pipe: {{"a": "{HIDDEN}"}}', '5" pipe: {"a": "[REDACTED]"}'),
@@ -142,7 +144,6 @@ def test_keys_that_become_one_lose_no_entry():
         (f'{{"a": "\\"caf\\u00e9\\"\\n{HIDDEN}"}};', '{"a": "\\"caf\\u00e9\\"\\n[REDACTED]"};'),
         ("x AccountKey\\u003d" + SLASHED + "\\u003d" * 2, "x AccountKey=[REDACTED]"),
         (f'{{"key": "AccountKey={SLASHED}=="}}', '{"key": "AccountKey=[REDACTED]"}'),
-        ("[" * 100_000 + f'"{HIDDEN}"' + "]" * 100_000, PLACEHOLDER),  # too deep to open
     ],
 )
 def test_a_secret_that_escapes_hide_in_json_is_cut_out(text, shown):

@@ -1,15 +1,15 @@
 r"""Cut out secrets: the formats that an issuer documents, and nothing that only looks like one.
 
 Left out as guesses: ``Authorization:`` and ``Bearer`` with whatever follows, ``password=`` and the
-like in text, keys without a prefix, personal data. A secret in parts, or in another encoding than
-JSON's escapes, is not found.
+like in text, keys without a prefix, personal data. A secret in parts, in another encoding than
+JSON's escapes, or escaped more than three times, is not found.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
 import json
 import re
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 PLACEHOLDER = "[REDACTED]"
@@ -65,7 +65,7 @@ FORMATS = (
     # "Configuration and credential file settings", and as AssumeRole spells it.
     Format("AWS", "secret_access_key SECRET_ACCESS_KEY SecretAccessKey secretAccessKey",
            "[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])", f" = {_MIX[:38]}/+",
-           near=f"secret_access_key = {_HEX}", kept="[^A-Za-z0-9/+]{1,8}"),
+           near=f"secret_access_key = {_HEX}", kept="[^A-Za-z0-9/+]{1,64}"),
     # "Configure connection strings", "Create a service SAS". Base64 of 64 or 32 bytes.
     Format("Azure", "AccountKey= SharedAccessKey=", "[A-Za-z0-9+/]{43}(?:[A-Za-z0-9+/]{43}=)?=",
            _MIX[:86] + "==", kept=""),
@@ -103,7 +103,7 @@ FORMATS = (
            near="from -----BEGIN PRIVATE KEY----- to -----END PRIVATE KEY-----"),
     # RFC 3986, section 3.2.1: the password before a host. Variables and asterisks are none.
     Format("URL", r"://  :\/\/",
-           r"(?!\$\w+@|\*+@|\d{1,5}[,;|)\]])[^\s/?#\"'<>{}\\\x7f-\U0010ffff]+(?=@(?!sha\d))",
+           r"(?!\$\w+@|\*+@|\d{1,5}[^\w.@-])[^\s/?#\"'<>{}\\\x7f-\U0010ffff]+(?=@(?!sha\d+:))",
            "app:hunter22@db.internal/app", before="postgres",
            near="http://a.example:8443/@app ssh://git@a.example:22/app docker://alpine:3@sha256:0a "
            "http://a.example:80,b@a.example http://b:$PASS@a.example http://${USER}:${PASS}@a.example",
@@ -114,10 +114,11 @@ FORMATS = (
 
 def _expression(form: Format, start: str) -> re.Pattern[str]:
     # The literal comes first, because a search for it is fast; what may stand before it comes then:
-    # no letter and no digit, unless they end an escape of JSON or of a URL.
+    # no letter and no digit, unless they end an escape: of JSON, Python, a URL, or a colour.
     found = literal = re.escape(start)
     if start[0].isalnum():
-        escapes = (r"\\[bfnrt]", r"\\u[0-9A-Fa-f]{4}", "%[0-9A-Fa-f]{2}")
+        escapes = [r"\\[bfnrt]", r"\\u[0-9A-Fa-f]{4}", r"\\x[0-9A-Fa-f]{2}", "%[0-9A-Fa-f]{2}"]
+        escapes += [rf"\x1b\[[0-9;]{{{length}}}m" for length in range(20)]
         after_escape = "".join(f"|(?<={escape}{literal})" for escape in escapes)
         found += f"(?:(?<![A-Za-z0-9]{literal}){after_escape})"
     if form.kept is not None:
@@ -130,19 +131,26 @@ _SEARCHES = [
     for form in FORMATS
     for start in form.starts.split()
 ]
+# Of those that come after a name: in JSON the name is a key.
+_KEYS: tuple[str, ...] = ("secret_access_key", "SECRET_ACCESS_KEY", "SecretAccessKey")
+_KEYS += ("secretAccessKey", "AccountKey", "SharedAccessKey")
 _SHORTEST = 20  # characters of a secret; only that of a URL can be shorter, and has an @ after it
 _SHORT_SEARCHES = [search for search in _SEARCHES if search[0].startswith(":")]
 
 _RUN = re.compile(r'(?:[^"\\\n]+|\\.)+')  # up to a quote that is not escaped
 _hides = re.compile(r"\\[u/]").search  # the escapes that can hide a letter of a secret
-_ESCAPE = re.compile(r'\\(?:u[0-9A-Fa-f]{4}|["\\/bfnrt])')
+_LETTERS = {f"\\{name}": letter for name, letter in zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True)}
+# Two escapes for one character above U+FFFF are decoded as one.
+_ESCAPE = re.compile(
+    r'\\["\\/bfnrt]|(?:\\u[dD][89abAB][0-9A-Fa-f]{2}(?=\\u[dD][c-fC-F]))?\\u[0-9A-Fa-f]{4}'
+)
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 # The last word of a key, or its last two: "db_password", "x-api-key", "clientSecret".
 _SECRET_NAME = re.compile(
     "passwords?|passwd|pwd|passphrase|passcode|secrets?|credentials?|authorization|cookies?|bearer"
-    "|(?:api|private|access|secret|signing|encryption|account|master)key|secret(?:string|value)"
-    "|(?:access|auth|refresh|session)?token|clientsecret|connectionstring"
+    "|(?:api|private|access|secret|signing|encryption|account|master)keys?|secret(?:string|value)"
+    "|(?:access|auth|refresh|session)tokens?|token|clientsecret|connectionstring"
 )
 # Before "token": a place in a list or in a text, or what a language model's tokenizer adds.
 _PLACE = re.compile(
@@ -169,11 +177,17 @@ _ours = redact
 
 def may_hold_secrets(texts: list[str], redact: Callable[[str], str]) -> bool:
     """Return whether ``redact_tree`` may change a value that has these *texts*."""
-    if _hides("".join(texts)):
+    whole = "".join(texts)
+    if _hides(whole) or any(key in whole for key in _KEYS):
         return True
-    if redact is _ours:  # most texts are short, and it changes none of them
-        texts = [text for text in texts if len(text) >= _SHORTEST or "@" in text]
+    if redact is _ours:
+        texts = [text for text in texts if not _is_short(text)]
     return [redact(text) for text in texts] != texts
+
+
+def _is_short(text: str) -> bool:
+    """Return whether it is too short for a secret, also with escapes: most texts are."""
+    return len(text) < _SHORTEST and "@" not in text and "0040" not in text
 
 
 def redact_tree(
@@ -181,11 +195,11 @@ def redact_tree(
 ) -> Any:
     """Return a copy of *value*, plain JSON, with what *redact* leaves of every key and string.
 
-    A string that is JSON text is opened, because an escape can hide a secret, and written anew if
-    there was one. Keys that have become equal are numbered, so that no entry is lost.
+    An escape of JSON text can hide a secret: what stands between two quotes is then written anew.
+    Keys that have become equal are numbered, so that no entry is lost.
 
-    With *by_key*, strings and numbers under a key that names a secret are cut out too, and the
-    value of a name-and-value pair with such a name. With *hide*, all of them are.
+    With *by_key*, JSON text is opened, strings and numbers under a key that names a secret are cut
+    out too, and the value of a name-and-value pair with such a name. With *hide*, all of them are.
     """
     if isinstance(value, dict):
         return _entries(value, redact, by_key, hide)
@@ -211,42 +225,41 @@ def _entries(
             number += 1
             name = f"{shown} {number}"
         named = by_key and (_names_a_secret(key[-64:]) or (pair and key == "value"))
+        if key.endswith(_KEYS) and redact(f"{key}={item}") != f"{key}={item}":
+            named = True
         copy[name] = redact_tree(item, redact, by_key=by_key, hide=hide or named)
     return copy
 
 
-def _text(text: str, redact: Callable[[str], str], by_key: bool) -> str:
+def _text(text: str, redact: Callable[[str], str], by_key: bool, levels: int = 3) -> str:
     text = redact(text)
-    if (hides := _hides(text)) or (by_key and text.lstrip()[:1] in ("{", "[", '"')):
+    if by_key and ":" in text and text.lstrip()[:1] in ("{", "[", '"'):
         try:
             opened = _DECODER.decode(text)
-            shown = redact_tree(opened, redact, by_key=by_key)
+            shown = redact_tree(opened, redact, by_key=True)
         except RecursionError:
             return PLACEHOLDER
         except ValueError:
             pass
         else:
             return text if shown == opened else json.dumps(shown)
-    return _RUN.sub(partial(_run, redact), text) if hides else text
+    if levels and _hides(text):
+        return _RUN.sub(lambda run: _run(run[0], redact, levels), text)
+    return text
 
 
-def _run(redact: Callable[[str], str], found: re.Match[str]) -> str:
-    """Redact what stands between two quotes of JSON lines, or of JSON in other text."""
-    text = found[0]
-    if not _hides(text):
+def _run(text: str, redact: Callable[[str], str], levels: int) -> str:
+    """Redact what stands between two quotes of JSON, of JSON lines, or of JSON in other text."""
+    if not _hides(text) or (redact is _ours and _is_short(text)):
         return text
-    try:
-        opened = _DECODER.decode(f'"{text}"')
-    except ValueError:  # a backslash of other text; one by one they take three times as long
-        opened = _ESCAPE.sub(lambda escape: _letter(escape[0]), text)
-    shown = redact(opened)
+    opened = _ESCAPE.sub(_letter, text)
+    shown = opened if opened == text else _text(opened, redact, False, levels - 1)
     return text if shown == opened else json.dumps(shown)[1:-1]
 
 
-@lru_cache(maxsize=1024)
-def _letter(escape: str) -> str:
-    letter: str = _DECODER.decode(f'"{escape}"')
-    return letter
+def _letter(escape: re.Match[str]) -> str:
+    code = escape[0].replace("\\u", "")
+    return _LETTERS.get(code) or bytes.fromhex(code).decode("utf-16-be", "surrogatepass")
 
 
 def with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
