@@ -1,10 +1,11 @@
 """Options: every wrong configuration gets a sentence, at the start."""
 
+from asyncio import sleep
 from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-from mcp_guard import Decision, Guard, Limits, ToolRules
+from mcp_guard import Decision, Guard, KernelDetector, Limits, ToolRules
 from support.guards import Entries, make_guard
 
 from agent_mcp_governance import GovernancePolicy, InMemoryAuditSink, PatternType, ResponsePolicy
@@ -12,6 +13,7 @@ from agent_mcp_governance import GovernancePolicy, InMemoryAuditSink, PatternTyp
 COUNTER = type("Counter", (), {"try_acquire": lambda *_: True})()
 REGEX, SANITIZE = PatternType.REGEX, ResponsePolicy.SANITIZE
 POSITIVE = "must be a positive"
+PLAIN = "must be callable and not async, not"
 WRONG: list[tuple[str, str, list[Any]]] = [
     ("audit_sink", "an object with a method record(), not", ["a.jsonl", None, InMemoryAuditSink]),
     ("limiter", "must be an object with a method try_acquire(), not", [60, type(COUNTER)]),
@@ -22,13 +24,13 @@ WRONG: list[tuple[str, str, list[Any]]] = [
     ("max_calls_per_window", f"{POSITIVE} integer, not", [0, 0.5, "9", True, None]),
     ("budget_period", f"{POSITIVE} number, not", [0, -1, "day", True, float("inf")]),
     ("limits", "must be a Limits, not", [{"max_depth": 3}, None]),
-    *[(name, "must be callable, not", ["any", 0.0]) for name in ("caller_label", "clock")],
-    *[(name, "must be callable, not", ["any", 0.0]) for name in ("approver", "redact")],
+    *[(name, PLAIN, ["any", 0.0, sleep]) for name in ("caller_label", "clock", "redact")],
+    ("approver", "must be callable and no class, not", ["any", 0.0, KernelDetector]),
     ("observe", "must be a bool, not", ["no", 0]),
     ("on_finding", "must be a ResponsePolicy, not", ["log", None]),
     ("on_finding", "must be BLOCK or LOG: a finding says not what could be cut out", [SANITIZE]),
     ("detectors", "must be a Sequence, not", [print, None]),
-    ("detectors", "must be callable, not 7", [[print, 7]]),
+    ("detectors", "must be callable and no class, not", [[print, 7], [KernelDetector]]),
     ("allowed_tools", "is empty, which would allow every tool: name them", [[]]),
     ("allowed_tools", ": tools are named, not matched", [["mail*"], ["a", "mail?"], ["[ab]"]]),
     ("allowed_tools", ", which is no tool's name", [[""], ["a", " b"], ["a\nb"], ["a" * 129]]),
@@ -46,12 +48,12 @@ WRONG: list[tuple[str, str, list[Any]]] = [
     ("ToolRules.refuse_secrets", "must be a bool, not", [1, None]),
     ("ToolRules.max_params_chars", f"{POSITIVE} integer, not", [0, 1.5, True, "9"]),
     ("ToolRules.max_response_chars", f"{POSITIVE} integer, not", [0, 1.5, True, "9"]),
-    ("ToolRules.blocked_patterns", "must be a list of patterns, not a string", ["../"]),
+    ("ToolRules.blocked_patterns", "must be a list, not", ["../", None, iter(["../"])]),
     ("ToolRules.blocked_patterns", "blocked_patterns[0] has invalid regex", [[("(", REGEX)]]),
     ("ToolRules.blocked_patterns", "an empty blocked pattern matches every call", [[""]]),
     ("ToolRules.on_finding", "must be a ResponsePolicy, not", ["log", True]),
     ("ToolRules.on_finding", "must be BLOCK or LOG", [SANITIZE]),
-    ("ToolRules.callers", "must be callable, not", ["alice"]),
+    ("ToolRules.callers", PLAIN, ["alice", sleep]),
     *[
         (f"Limits.{name}", f"{POSITIVE} integer, not", [0, -1, 1.5, True, "9", None])
         for name in vars(Limits())

@@ -68,7 +68,7 @@ class JsonLinesAuditSink:
 
     def _is_current(self) -> bool:
         try:
-            there, ours = self._path.stat(), os.fstat(self._file)
+            ours, there = os.fstat(self._file), self._path.stat()
         except FileNotFoundError:
             return False
         return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
@@ -126,7 +126,7 @@ class Trail:
             "timestamp": time.time(),
             "direction": check.direction,
             "agent_id": check.caller and redact(check.caller),
-            "tool_name": check.tool and redact(check.tool)[:128],
+            "tool_name": check.tool and redact(check.tool),
             "parameters": check.params and redact_tree(check.params, redact, by_key=True),
             "allowed": decision.allowed,
             "stage": decision.stage,

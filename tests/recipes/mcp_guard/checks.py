@@ -14,7 +14,7 @@ from .decisions import Decision, Limits, Stage
 from .flow import Failed, Part, Steps
 from .options import ToolRules
 from .patterns import Patterns
-from .plain import Copy, add_inner, places, plain_copy
+from .plain import Copy, add_inner, place, plain_copy
 from .secrets import may_hold_secrets, redact_tree
 
 Validate = Callable[[dict[str, Any]], dict[str, Any]]
@@ -70,7 +70,7 @@ class Checks:
             except ValueError as error:
                 raise Refused("params", f"{error}") from None
             # What JSON in a string opens to may be no plain JSON: NaN, half a surrogate pair.
-            arguments = arguments if valid == arguments else self._copy(valid, {}, rules).value
+            arguments = arguments if valid is arguments else self._copy(valid, {}, rules).value
         yield from self._take(check, "budget", "The call budget is spent", self.budget, name)
         if rules.needs_approval or self.approve_all:
             yield from self._approve(check, {**copied.value, **arguments})
@@ -117,7 +117,7 @@ class Checks:
     def _identify(self, check: Check, caller: object, tool: object) -> str:
         name = tool if type(tool) is str else ""
         shown = name if name.isprintable() else ascii(name)
-        check.tool = shown[:1_024]  # it is cut shorter once it is redacted
+        check.tool = shown if len(shown) <= 128 else f"a name of {len(shown)} characters"
         if type(caller) is not str or not 0 < len(caller) <= 1_024 or _CONTROL.search(caller):
             raise Refused("caller", "The caller is not known.", f"a {type(caller).__name__}")
         check.caller = caller
@@ -156,14 +156,14 @@ class Checks:
         except ValueError as error:
             raise Refused("params", f"The arguments are refused: {error}.") from None
         if match:
-            where = next(at for text, at in places(params.value, self.redact) if text == match[1])
-            detail = f"{where} matches {match[0]!r}"
+            detail = f"{place(match[1], params.value, self.redact)} matches {match[0]!r}"
             self._refuse(check, "pattern", "The arguments are not allowed.", detail)
         if rules.refuse_secrets and may_hold_secrets(params.texts, self.redact):
-            named = places(params.value, self.redact)
-            secret = [at for text, at in named if redact_tree(text, self.redact) != text]
-            if secret:  # the last, which is within the others or beside them
-                detail = f"at {secret[-1]}"
+            tree, texts = params
+            if redact_tree(tree, self.redact) != tree or [*map(self.redact, texts)] != texts:
+                # The last that changes is what JSON inside strings opens to.
+                hidden = (it for it in reversed(texts) if redact_tree(it, self.redact) != it)
+                detail = f"at {place(next(hidden, ''), tree, self.redact)}"
                 self._refuse(check, "secret", "The arguments hold a secret.", detail)
 
     def _approve(self, check: Check, params: dict[str, Any]) -> Steps[None]:

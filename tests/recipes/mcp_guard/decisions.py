@@ -67,7 +67,8 @@ class Limits:
         max_blob_chars: Characters of base64 of the images, audio and files of one response.
         max_depth: Levels of nesting, at most 100; also of JSON inside strings.
         max_items: Keys and elements; also of JSON inside strings.
-        max_audit_chars: Characters of an audit entry. Params are cut first, then what was found.
+        max_audit_chars: Characters of an audit entry, besides caller and tool. Params are cut
+            first, then what was found.
         max_callers: Callers that are counted at a time. One more is refused unless one of them has
             a window, or a budget's period, that is over.
         max_threads: Steps that wait in a thread at a time, of the async form. One more is refused.

@@ -19,6 +19,7 @@ from .plain import add_inner, plain_copy
 
 _LIMITS = Limits()
 _MAX_CHARS = _LIMITS.max_params_chars
+_MAX_SCANNED = 10_000  # characters: the scanners' time grows with the square
 
 
 class PoisonedToolError(Exception):
@@ -59,7 +60,8 @@ def refuse_poisoned_tools(
         The pin of each tool, by name: the SHA-256 of its whole definition.
 
     Raises:
-        PoisonedToolError: Names each tool that is refused, and why. Use none of them then.
+        PoisonedToolError: Names each tool that is refused, and why. Use none of them then. One of
+            over 10,000 characters takes the scanner too long: read it, and name it in *reviewed*.
     """
     if scanner is None:
         rules = MCPSecurityConfig(exfiltration_patterns=[], invisible_unicode_patterns=[])
@@ -74,7 +76,7 @@ def refuse_poisoned_tools(
                 tool = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
             definition, texts = plain_copy(dict(tool), _MAX_CHARS, _LIMITS)
             add_inner(texts, _MAX_CHARS, _LIMITS)
-            name, whole = definition["name"], "\n".join(texts)
+            name = definition["name"]
         except (KeyError, TypeError, ValueError) as error:
             raise PoisonedToolError(f"a definition of {server_name!r} is none: {error}") from None
         if type(name) is not str or name in found:
@@ -82,17 +84,25 @@ def refuse_poisoned_tools(
         found[name] = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
         if pins is not None and pins.get(name) != found[name]:
             problems.append(f"{name!r} {'has changed' if name in pins else 'was added'}")
-        if name in reviewed:
-            continue
-        described = definition.get("description") or ""
-        parts = (name, described, definition.get("inputSchema"), server_name)
-        threats = scanner.scan_tool(*parts)
-        critical = [threat.message for threat in threats if threat.severity is MCPSeverity.CRITICAL]
-        _, tags = MCPResponseScanner().sanitize_response(whole, name)
-        critical += [f"an instruction tag, {tag.matched_pattern!r:.60}" for tag in tags]
-        problems += [f"{name!r}: {threat}" for threat in critical]
-        if not critical:
-            scanner.register_tool(*parts)
+        if name not in reviewed:
+            threats = _threats(scanner, definition, "\n".join(texts), server_name)
+            problems += [f"{name!r}: {threat}" for threat in threats]
     if problems:
         raise PoisonedToolError("; ".join(problems))
     return found
+
+
+def _threats(
+    scanner: MCPSecurityScanner, definition: dict[str, Any], whole: str, server_name: str
+) -> list[str]:
+    if len(whole) > _MAX_SCANNED:
+        return [f"over {_MAX_SCANNED} characters, and not in reviewed"]
+    name, described = definition["name"], definition.get("description") or ""
+    parts = (name, described, definition.get("inputSchema"), server_name)
+    threats = scanner.scan_tool(*parts)
+    critical = [threat.message for threat in threats if threat.severity is MCPSeverity.CRITICAL]
+    _, tags = MCPResponseScanner().sanitize_response(whole, name)
+    critical += [f"an instruction tag, {tag.matched_pattern!r:.60}" for tag in tags]
+    if not critical:
+        scanner.register_tool(*parts)
+    return critical

@@ -67,7 +67,7 @@ class Guard:
             max_calls_per_window: Calls of one caller in any *window_size*, refused ones included.
             window_size: Seconds.
             budget_period: Seconds after which a caller's max_tool_calls are whole again; None:
-                never, for the life of this guard. Only calls that would run spend budget.
+                never, for the life of this guard. What is refused before approval spends none.
             tools: Rules of single tools, by name.
             approver: Asked where approval is needed, the approval_callback of the kernel.
             detectors: Look at each response, after secrets are cut out.
@@ -85,7 +85,7 @@ class Guard:
             clock: What gives the time of window and budget, in seconds.
 
         Raises:
-            ValueError: An option is missing, wrong or left without effect; the sentence says which.
+            ValueError: An option is missing or wrong; the sentence says which.
         """
         given: dict[str, Any] = locals()
         check_options(given)

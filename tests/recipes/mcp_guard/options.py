@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,13 +41,15 @@ class ToolRules:
         for name in ("max_params_chars", "max_response_chars"):
             if (value := getattr(self, name)) is not None:
                 require_number(f"ToolRules.{name}", value, whole=True)
-        if isinstance(self.blocked_patterns, str):
-            raise ValueError("ToolRules.blocked_patterns must be a list of patterns, not a string")
-        Patterns(self.blocked_patterns)
+        given = self.blocked_patterns
+        if not isinstance(given, (list, tuple)):
+            raise ValueError(f"ToolRules.blocked_patterns must be a list, not {given!r:.80}")
+        object.__setattr__(self, "blocked_patterns", tuple(given))  # a list may be changed later
+        Patterns(given)
         if self.on_finding is not None:
             check_on_finding("ToolRules.on_finding", self.on_finding)
         if self.callers is not None:
-            require_callable("ToolRules.callers", self.callers)
+            require_function("ToolRules.callers", self.callers)
 
 
 def require(name: str, value: object, kind: type) -> None:
@@ -57,11 +60,16 @@ def require(name: str, value: object, kind: type) -> None:
 
 def require_callable(name: str, value: object, method: str = "") -> None:
     """Raise ValueError unless *value* of the option *name*, or its *method*, can be called."""
-    if not callable(getattr(value, method, None) if method else value) or (
-        method and isinstance(value, type)
-    ):
-        wanted = f"an object with a method {method}()" if method else "callable"
+    call = getattr(value, method, None) if method else value
+    if not callable(call) or isinstance(value, type):
+        wanted = f"an object with a method {method}()" if method else "callable and no class"
         raise ValueError(f"{name} must be {wanted}, not {value!r:.80}")
+
+
+def require_function(name: str, value: object) -> None:
+    """Raise ValueError unless *value* of the option *name* can be called and not awaited."""
+    if not callable(value) or inspect.iscoroutinefunction(value):
+        raise ValueError(f"{name} must be callable and not async, not {value!r:.80}")
 
 
 def require_number(name: str, value: object, *, whole: bool = False) -> None:
@@ -103,10 +111,12 @@ def check_options(given: Mapping[str, Any]) -> None:
     for detector in given["detectors"]:
         require_callable("each of detectors", detector)
     require_callable("audit_sink", given["audit_sink"], "record")
-    require_callable("redact", given["redact"])
-    require_callable("clock", given["clock"])
+    require_function("redact", given["redact"])
+    require_function("clock", given["clock"])
+    if given["caller_label"] is not None:
+        require_function("caller_label", given["caller_label"])
     optional = {"limiter": "try_acquire", "budget": "try_acquire", "metrics": "record_decision"}
-    for name, method in {**optional, "approver": "", "caller_label": ""}.items():
+    for name, method in {**optional, "approver": ""}.items():
         if given[name] is not None:
             require_callable(name, given[name], method)
     window = ("max_calls_per_window", "window_size")

@@ -4,7 +4,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .decisions import Limits
@@ -79,7 +79,9 @@ def _leaf(leaf: Any) -> str:
 def _plain_leaf(leaf: Any) -> str:
     if leaf is None or type(leaf) is bool:
         return _WORDS[leaf]
-    if type(leaf) is int and leaf.bit_length() <= 1_024:
+    if type(leaf) is int and leaf.bit_length() > 1_024:
+        raise ValueError("a number of over 1024 bits")
+    if type(leaf) is int:
         return str(leaf)
     if type(leaf) is float and math.isfinite(leaf):
         return repr(leaf)
@@ -102,25 +104,33 @@ def add_inner(texts: list[str], max_chars: int, limits: Limits) -> None:
             raise ValueError(f"over {4 * max_chars} characters, with JSON inside strings")
 
 
-def places(value: Any, redact: Callable[[str], str]) -> Iterator[tuple[str, str]]:
-    """Yield each of the ``texts`` and in words where it stands, such as ``to[0].name``.
+def place(wanted: str, value: Any, redact: Callable[[str], str]) -> str:
+    """Return in words where *wanted*, one of its texts, stands in *value*: ``to[0].name``.
 
-    That is 200 characters long at most. What is in a string comes after it. Keys come through
-    *redact* before they are cut short: half a secret is no longer known as one.
+    That is 200 characters long at most. Keys come through *redact* before they are cut short: half
+    a secret is no longer known as one.
     """
-    todo: list[tuple[Any, str]] = [(value, "")]
+    todo: list[tuple[Any, Any]] = [(value, ())]  # with a step and those before it
     while todo:
-        node, where = todo.pop()
+        node, path = todo.pop()
         if isinstance(node, dict):
             for key, item in node.items():
-                place = f"{where}.{redact(key)[:60]}"[:200]
-                todo += [(item, place), (key, place)]
+                todo += [(item, (path, key)), (key, (path, key))]
         elif isinstance(node, list):
-            todo += [(item, f"{where}[{place}]"[:200]) for place, item in enumerate(node)]
-        else:
-            yield _leaf(node), where.lstrip(".") or "the whole"
-            if isinstance(node, str) and (inner := opened(node)) is not NOTHING:
-                todo.append((inner, f"{where}.(JSON)"[:200]))
+            todo += [(item, (path, number)) for number, item in enumerate(node)]
+        elif _leaf(node) == wanted:
+            return _in_words(path, redact)
+        elif isinstance(node, str) and (inner := opened(node)) is not NOTHING:
+            todo.append((inner, (path, "(JSON)")))
+    return "a key and its value"
+
+
+def _in_words(path: Any, redact: Callable[[str], str]) -> str:
+    words = ""
+    while path:
+        path, step = path
+        words = (f"[{step}]" if isinstance(step, int) else f".{redact(step)[:60]}") + words
+    return words[:200].lstrip(".") or "the whole"
 
 
 def opened(text: str) -> Any:
