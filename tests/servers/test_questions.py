@@ -45,7 +45,7 @@ async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str
         assert (await call("ask", note="!"))[:2] == (False, "read todo.txt !started")
         assert ["Which note of [REDACTED]?" in question for question in call.asked] == [True]
     answers = {"pick": {"action": "accept", "content": {"path": "todo.txt"}}}
-    answered = {"note": "!", "inputResponses": answers, "requestState": "started"}
+    answered = {"note": "!", "inputResponses": answers}
     assert approver.seen == [{"note": "!"}, answered]
     assert log[2]["parameters"] == answered
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from jsonschema_rs import FancyRegexOptions, ValidationError, validator_for
 from mcp import MCPError
+from pydantic_core import SchemaError, SchemaValidator
+from pydantic_core.core_schema import str_schema
 
 from .checks import Validate
 from .guard import Guard
@@ -51,12 +53,48 @@ def validator(schema: Any, *, opens_json: bool = False) -> Validate:
 no_such_tool = validator(None)
 
 
+# Expressions take linear time, but for those with back references, which have a bound.
+_EXPRESSIONS = FancyRegexOptions(backtrack_limit=100_000)
+
+
+class _Pattern:
+    """The keyword ``pattern`` as pydantic has it, and so the tool: a letter is of any language."""
+
+    def __init__(self, _schema: object, pattern: str, _path: object) -> None:
+        try:
+            read = SchemaValidator(str_schema(pattern=pattern))
+            self._matches: Callable[[str], bool] = read.isinstance_python
+        except SchemaError:  # it looks around or back
+            other = validator_for({"pattern": pattern}, pattern_options=_EXPRESSIONS)
+            self._matches = other.is_valid
+        self._pattern = pattern
+
+    def validate(self, text: object) -> None:
+        if isinstance(text, str) and not self._matches(text):
+            raise ValueError(f"it does not match {self._pattern!r}")
+
+
+class _UniqueItems:
+    """The keyword ``uniqueItems`` in linear time: the library compares long numbers in pairs."""
+
+    def __init__(self, _schema: object, unique: bool, _path: object) -> None:
+        self._unique = unique
+
+    def validate(self, items: object) -> None:
+        listed = items if self._unique and isinstance(items, list) else []
+        if len({json.dumps(item, sort_keys=True) for item in listed}) < len(listed):
+            raise ValueError("it has non-unique elements")
+
+
 def _compiled(schema: Any) -> Any:
-    # Expressions take linear time, but for those with back references, which have a bound.
-    regex = FancyRegexOptions(backtrack_limit=100_000)
     try:
         return validator_for(
-            schema, offline=True, validate_formats=False, mask="it", pattern_options=regex
+            schema,
+            offline=True,
+            validate_formats=False,
+            mask="it",
+            pattern_options=_EXPRESSIONS,
+            keywords={"pattern": _Pattern, "uniqueItems": _UniqueItems},
         )
     except (ValueError, TypeError) as error:
         text = f"{error}".splitlines()[0]
@@ -81,13 +119,13 @@ def _wrong(schema: dict[str, Any], arguments: dict[str, Any]) -> str:
 
 
 def _opened(arguments: dict[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
-    opened = dict(arguments)
+    opened = arguments
     for name in arguments.keys() & properties.keys():
         if type(arguments[name]) is str and properties[name].get("type") != "string":
             with suppress(ValueError, RecursionError):
                 inner = json.loads(arguments[name])
                 if inner is None or type(inner) in (dict, list):
-                    opened[name] = inner
+                    opened = {**opened, name: inner}
     return opened
 
 
@@ -112,7 +150,7 @@ async def governed(
     if not decision.allowed:
         raise ToolFailure(decision.refusal, decision.stage)
     error: Exception | None = None
-    blobs: dict[int, str] = {}
+    blobs: _Blobs = {}
     try:
         result = await run(decision.params)
         looked_at, blobs = _without_blobs(result)
@@ -130,9 +168,13 @@ async def governed(
     if error:
         raise ToolFailure(decision.content["message"], decision.stage) from None
     for place, blob in blobs.items():
-        key, holder = _blob_of(decision.content["content"][place])
+        block = decision.content if place is None else decision.content["content"][place]
+        key, holder = _blob_of(block)
         holder[key] = blob
     return decision.content
+
+
+_Blobs = dict[int | None, str]
 
 
 def _text(error: Exception) -> dict[str, Any]:
@@ -145,9 +187,17 @@ def _text(error: Exception) -> dict[str, Any]:
         return {"message": error}
 
 
-def _without_blobs(result: Any) -> tuple[Any, dict[int, str]]:
-    """Return *result* without the base64 in blocks that the SDK typed, and that by its place."""
-    blobs: dict[int, str] = {}
+def _without_blobs(result: Any) -> tuple[Any, _Blobs]:
+    """Return *result* without what nobody looks into, and that by its place.
+
+    That is the base64 in blocks that the SDK typed, and the server's own state, which the SDK seals
+    on its way to the client and back.
+    """
+    blobs: _Blobs = {}
+    if type(result) is dict and result.get("resultType") == "input_required":
+        if result.get("requestState"):
+            blobs[None], result = result["requestState"], {**result, "requestState": ""}
+        return result, blobs
     # The SDK does not look into a result of an extension's own type.
     if type(result) is not dict or result.get("resultType", "complete") != "complete":
         return result, blobs
@@ -162,6 +212,8 @@ def _without_blobs(result: Any) -> tuple[Any, dict[int, str]]:
 
 
 def _blob_of(block: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    if "requestState" in block:
+        return "requestState", block
     if block["type"] == "resource":
         return "blob", block["resource"]
     return "data" if block["type"] in ("image", "audio") else "", block

@@ -9,10 +9,11 @@ shows what the caller may call. Tools of a mounted server have the names that th
 tools behind a search their own. A tool that calls another through ``Context.fastmcp`` is charged
 for both. Not governed are resources and prompts, which the application or the user picks; ``_meta``
 and headers; what other middleware answers, as from a cache; what a tool sends or asks while it
-runs; the results of background tasks; and what a mounted server's tools call there, through their
-own ``Context.fastmcp``: govern that server too, with a guard of its own, and calls from here pass
-both. Valid values are still pydantic's to convert, unless the server has
-``strict_input_validation=True``.
+runs, and what is answered then; the results of background tasks; and what a mounted server's tools
+call there, through their own ``Context.fastmcp``: govern that server too, with a guard of its own,
+and calls from here pass both. Clients may choose any version of a tool. The interface of a
+``FastMCPApp`` calls tools by hashed names, which cannot be allowed. Valid values are still
+pydantic's to convert, unless the server has ``strict_input_validation=True``.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
@@ -92,7 +93,7 @@ class Governance(Middleware):
         """Check the call, run the tool, check what it returns or raises."""
         message, caller = context.message, self._caller(context)
         tool, arguments = message.name, message.arguments or {}
-        extra = _dump(message, include={"input_responses", "request_state"})
+        extra = _dump(message, include={"input_responses"})
         found = None
         if self._guard.may_call(caller, tool):
             server: Any = context.fastmcp_context
@@ -100,6 +101,9 @@ class Governance(Middleware):
             spec = VersionSpec(eq=version) if version else None
             with suppress(Exception):  # a provider's, whose text may hold a secret
                 found = await server.fastmcp.get_tool(tool, spec)
+            if version:  # the client's choice, which a proxy passes on
+                extra["fastmcp.version"] = version
+                found = found if found and found.version == version else None
         validate = validator(found.parameters) if found else no_such_tool
         results: list[Any] = []
 

@@ -6,9 +6,11 @@ The last line before ``server.run()``::
 
 Governed are tool calls (arguments, the client's answers, results, errors) and ``tools/list``, which
 shows what the caller may call. Not governed are resources and prompts, which the application or the
-user picks; ``_meta`` and headers; what a tool sends or asks while it runs; and a tool that calls
-``server.call_tool``, which the SDK shows to nobody. Valid values are still pydantic's to convert,
-unless their types are strict; JSON in a parameter without a type is opened by the SDK.
+user picks; ``_meta`` and headers; what a tool sends or asks while it runs, and what is answered
+then, which with protocol 2025-11-25 is every answer; and a tool that calls ``server.call_tool``,
+which the SDK shows to nobody. Valid values are still pydantic's to convert, unless their types are
+strict; JSON in a parameter without a type is opened by the SDK. A schema that a low-level server
+changes counts for a caller once that one lists the tools.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
@@ -30,7 +32,6 @@ from .guard import Guard
 
 _Context = ServerRequestContext[Any, Any]
 _MAX_VALIDATORS = 10_000  # then the oldest is forgotten, and the server asked again
-_ANSWERS = frozenset(("inputResponses", "requestState"))
 
 
 def govern(
@@ -82,12 +83,13 @@ class _Governance:
     async def _call(self, caller: str, ctx: _Context, call_next: CallNext) -> Any:
         sent = {key: value for key, value in (ctx.params or {}).items() if value is not None}
         tool, arguments = sent.get("name", ""), sent.get("arguments", {})
-        extra = {key: sent[key] for key in _ANSWERS & sent.keys()}
+        extra = {key: sent[key] for key in ("inputResponses",) if key in sent}
         validate = no_such_tool
         if self._guard.may_call(caller, tool):
             if (caller, tool) not in self._validators:
                 await self._list(caller, ctx, call_next)
-            validate = self._validators.get((caller, tool), validate)
+            # What was not listed is asked for again once the window let a call through.
+            validate = self._validators.setdefault((caller, tool), no_such_tool)
 
         def run(checked: dict[str, Any]) -> Awaitable[HandlerResult]:
             return call_next(replace(ctx, params={**sent, "arguments": checked}))
