@@ -34,7 +34,7 @@ from support.servers import (
 )
 
 
-def token(client: str = "webapp", subject: str | None = "alice", **claims: Any) -> AccessToken:
+def token(client: str = "webapp", subject: str | None = "alice", claims: Any = None) -> AccessToken:
     return AccessToken(token="", client_id=client, subject=subject, scopes=[], claims=claims)
 
 
@@ -45,7 +45,7 @@ def test_two_holders_are_never_one_caller_and_each_can_call() -> None:
     holders = [
         *(token(subject=subject) for subject in subjects),
         *(token(client=client) for client in clients),
-        *(token(iss=issuer) for issuer in ("https://a.example", "https://b.example")),
+        *(token(claims={"iss": issuer}) for issuer in ("https://a.example", "https://b.example")),
         token(client='webapp", "x', subject='alice"'),
     ]
     callers = [verified_caller(holder, remote=True) for holder in holders]
@@ -63,6 +63,7 @@ def test_labels_are_few_evenly_used_and_the_same_in_every_process() -> None:
     counts = [labels.count(f"caller-{bucket}") for bucket in range(8)]
     assert sum(counts) == 4_000
     assert min(counts) > 400
+    assert bucket_label(1)("alice") == "caller-0"
     code = f"import sys; sys.path[:0] = {[str(ROOT / 'tests' / 'recipes')]}\n"
     code += "from mcp_guard.callers import bucket_label; print(bucket_label(8)('Ana \\ud800'))"
     assert run_isolated(code).strip() == label("Ana \ud800")
