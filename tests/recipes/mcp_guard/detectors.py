@@ -106,7 +106,7 @@ class DefenderDetector:
 
 def _readable_pieces(content: Any) -> Iterator[str | None]:
     """Yield pieces for the classifier, None for what would become more than four times as long."""
-    texts = list(dict.fromkeys(_texts(content)))  # structured content repeats the text
+    texts = dict.fromkeys(_texts(content))  # structured content repeats the text
     short = "\n".join(text for text in texts if len(text) < 40)
     for text in (short, *(text for text in texts if len(text) >= 40)):
         for part in _pieces(text, size=10_000, overlap=250):
