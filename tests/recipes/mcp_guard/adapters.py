@@ -58,7 +58,7 @@ def _compiled(schema: Any) -> Any:
         return validator_for(
             schema, offline=True, validate_formats=False, mask="it", pattern_options=regex
         )
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         text = f"{error}".splitlines()[0]
         raise ValueError(f"The tool's input schema cannot be used: {text:.200}.") from None
 
