@@ -55,8 +55,8 @@ async def test_json_in_a_string_is_opened_before_anybody_sees_it(mode: str) -> N
     approver = Approver()
     options = {"approver": approver, "tools": {"echo": ToolRules(needs_approval=True)}}
     async with serving("mcp", echo, mode=mode, **options) as call:
-        told = await call("echo", numbers="[1.5]", more='["\\ud83d\\ude00"]')
-        assert told[:2] == (False, "[1.5] ['😀']")
+        told = await call("echo", numbers="[1.5]", more='{"a": "\\ud83d\\ude00"}')
+        assert told[:2] == (False, "[1.5] {'a': '😀'}")
         assert (await call("echo", numbers="[]", more="null")).text == "[] None"
         escaped = await call("echo", numbers="[]", more='["..\\/..\\/x"]')
         assert escaped.text.startswith("Refused (pattern)")
@@ -67,7 +67,7 @@ async def test_json_in_a_string_is_opened_before_anybody_sees_it(mode: str) -> N
             assert (await call("echo", numbers=unsaid)).text.startswith("Refused (params)")
             refused = await call("echo", numbers="[]", more=unsaid, unknown="x")
             assert refused.text.startswith("Refused (params)")
-    assert approver.seen == [{"numbers": [1.5], "more": ["😀"]}, {"numbers": [], "more": None}]
+    assert approver.seen == [{"numbers": [1.5], "more": {"a": "😀"}}, {"numbers": [], "more": None}]
 
 
 @each_sdk
