@@ -145,11 +145,11 @@ def _text(error: Exception) -> dict[str, Any]:
         return {"message": error}
 
 
-def _without_blobs(result: Any) -> tuple[Any, dict[int, str]]:
+def _without_blobs(result: dict[str, Any]) -> tuple[Any, dict[int, str]]:
     """Return *result* without the base64 in blocks that the SDK typed, and that by its place."""
     blobs: dict[int, str] = {}
     # The SDK does not look into a result of an extension's own type.
-    if type(result) is not dict or result.get("resultType", "complete") != "complete":
+    if result.get("resultType", "complete") != "complete":
         return result, blobs
     content = list(result.get("content", ()))
     for place, block in enumerate(content):
