@@ -30,7 +30,6 @@ from support.servers import (
     low_level_server,
     plain_server,
     result,
-    shop,
 )
 
 
@@ -118,8 +117,8 @@ async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) 
 @each_sdk_and_mode
 async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str) -> None:
     log = Log()
-    server = served_over_http(shop(sdk, audit_sink=log))
-    async with server as url, over_http(sdk, url, mode) as call:
+    server = govern(plain_server(sdk, *SHOP), guard_of("search", audit_sink=log))
+    async with served_over_http(server) as url, over_http(sdk, url, mode) as call:
         assert await call.tools() == []
         told = await call("search", query="tea")
         assert told[:2] == (True, "Refused (caller): The caller is not known.")
