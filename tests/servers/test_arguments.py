@@ -206,7 +206,9 @@ async def test_what_a_value_costs_to_check_does_not_outgrow_it(
 
 
 @each_mode
-async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(mode: str) -> None:
+async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
     ran: list[Any] = []
 
     async def call_tool(_ctx: Any, params: Any) -> CallToolResult:
@@ -221,6 +223,7 @@ async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(m
         hidden = await call("hidden")
         assert hidden.text == "Refused (params): The server has no such tool now."
     assert ran == [{"a": "[1]"}]
+    assert "the policy allows ['hidden'], which the server does not list" in caplog.messages
 
 
 def test_what_no_property_alone_is_to_blame_for_is_said_without_a_reason() -> None:

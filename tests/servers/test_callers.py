@@ -10,6 +10,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.types import CallToolResult
+from mcp_guard import mcp_sdk
 from mcp_guard.callers import bucket_label, verified_caller
 from pydantic import AnyHttpUrl
 from support import ROOT
@@ -125,9 +126,15 @@ async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str
     assert log.stages() == ["caller"]
 
 
-async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_caller() -> None:
+async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mcp_sdk, "_MAX_VALIDATORS", 1)
+    asked: list[str] = []
+
     def schema() -> dict[str, Any]:
-        shelves = {"alice": ["open", "closed"], "bob": ["open"]}[get_access_token().subject]
+        asked.append(get_access_token().subject)
+        shelves = {"alice": ["open", "closed"], "bob": ["open"]}[asked[-1]]
         return {"properties": {"shelf": {"enum": shelves}}}
 
     async def read(_ctx: Any, params: Any) -> CallToolResult:
@@ -139,3 +146,4 @@ async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_
         async with connected("mcp", server) as call:
             assert (await call("run", shelf="closed")).text.startswith(told)
             assert (await call("run", shelf="open")).text == "open"
+    assert asked == ["alice", "bob", "bob", "alice"]  # after a refusal, and what was forgotten
