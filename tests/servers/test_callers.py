@@ -146,4 +146,5 @@ async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_
         async with connected("mcp", server) as call:
             assert (await call("run", shelf="closed")).text.startswith(told)
             assert (await call("run", shelf="open")).text == "open"
+            assert (await call("drop")).text.startswith("Refused (allow_list)")  # without asking
     assert asked == ["alice", "bob", "bob", "alice"]  # after a refusal, and what was forgotten
