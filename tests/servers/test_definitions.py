@@ -157,6 +157,7 @@ async def test_each_version_and_what_fastmcp_does_not_list_can_be_pinned_too() -
     server.tool(lambda: "", name="secret", description=f"Add. {TAG}", auth=lambda _context: False)
     with pytest.raises(PoisonedToolError, match="'secret': "):
         refuse(*await definitions(server))
+    assert "secret" not in {tool.name for tool in await server.list_tools()}
     server.local_provider.remove_tool("secret")
     for version in ("1", "2"):
         server.tool(lambda: "", name="next", version=version, meta={"of": ("a",)})

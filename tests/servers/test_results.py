@@ -32,7 +32,7 @@ def result_with(place: str, text: str) -> types.CallToolResult:
         content=[content.get(place, fine), fine],
         structured_content=structured.get(place),
         is_error=place == "text",
-        _meta=note if place == "meta" else {"note": "fine"},
+        _meta={"note": text if place == "meta" else "fine", "pair": (1, 2)},
     )
 
 
