@@ -9,7 +9,7 @@ from fastmcp.server.transforms.search import RegexSearchTransform
 from mcp_guard.definitions import PoisonedToolError, refuse_poisoned_tools
 from mcp_guard.fastmcp_sdk import definitions
 from support.clients import connected, each_sdk
-from support.servers import SHOP, plain_server
+from support.servers import SHOP, govern, guard_of, plain_server
 
 from agent_mcp_governance import MCPSecurityScanner
 
@@ -164,5 +164,6 @@ async def test_each_version_and_what_fastmcp_does_not_list_can_be_pinned_too() -
     assert {"next@1", "next@2"} < set(refuse(*await definitions(server)))
     server.add_transform(RegexSearchTransform())
     assert set(refuse(*await definitions(server))) == {"search_tools", "call_tool"}
+    govern(server, guard_of("refund"))  # which shows its callers less
     found = await definitions(server, ["refund", "no_such_tool"])
     assert set(refuse(*found)) == {"search_tools", "call_tool", "refund"}
