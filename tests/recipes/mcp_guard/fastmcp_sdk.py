@@ -79,7 +79,7 @@ async def _tools(server: FastMCP[Any], names: Iterable[str]) -> list[Tool]:
 class Governance(Middleware):
     """The middleware that ``govern`` adds. It has to be the last one, and checks no names."""
 
-    def __init__(self, guard: Guard, *, allow_anonymous: bool = False) -> None:
+    def __init__(self, guard: Guard, *, allow_anonymous: bool) -> None:
         """Take *guard* and *allow_anonymous*, as ``govern`` does."""
         self._guard, self._allow_anonymous = guard, allow_anonymous
 
