@@ -85,11 +85,6 @@ def test_every_character_of_every_text_is_in_a_piece_for_the_classifier():
     assert len(pieces) < 20_500 / 150 + 20  # the text that stands there twice is read once
 
 
-def test_a_detector_runs_in_a_thread():
-    assert KernelDetector.blocking is True
-    assert DefenderDetector.blocking is True
-
-
 @pytest.mark.parametrize("threshold", [0, 1, -1, float("nan"), float("inf")])
 def test_a_threshold_outside_of_0_to_1_is_refused(threshold):
     with pytest.raises(ValueError, match="between 0 and 1"):
