@@ -220,9 +220,10 @@ async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(
     async with connected("mcp", server, mode) as call:
         assert (await call("run", a="[1]"))[:2] == (False, "ran")
         assert (await call("run", a=[1])).text.startswith("Refused (params)")
+        assert not (await call.client.session.call_tool("run")).is_error
         hidden = await call("hidden")
         assert hidden.text == "Refused (params): The server has no such tool now."
-    assert ran == [{"a": "[1]"}]
+    assert ran == [{"a": "[1]"}, {}]
     assert "the policy allows ['hidden'], which the server does not list" in caplog.messages
 
 
