@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mcp_guard import JsonLinesAuditSink, Limits, ToolRules
+from mcp_guard import JsonLinesAuditSink, Limits, ToolRules, flow
 from support import processes
 from support.guards import SECRET, in_both_forms, make_guard
 from support.parts import Down
@@ -77,13 +77,14 @@ def test_what_is_over_the_cap_is_cut_off_the_params(text: str, cap: int) -> None
     assert json.dumps(params).startswith(log[0]["parameters"]["cut_short"])
 
 
-def test_an_entry_that_fits_is_not_cut() -> None:
-    guard, log = make_guard(limits=Limits(max_audit_chars=1_000))
-    guard.check_call("alice", "search", {"q": "x"})
-    room = 1_000 - len(json.dumps(log[0]))
+@pytest.mark.parametrize(("text", "chars"), [("x", 1), ("\U0001f600", 12)])
+def test_an_entry_that_fits_is_not_cut(text: str, chars: int) -> None:
+    guard, log = make_guard(limits=Limits(max_audit_chars=60_000))
+    guard.check_call("alice", "search", {"q": ""})
+    room = (60_000 - len(json.dumps(log[0]))) // chars
     for more in range(-9, 12):  # digits of the time come and go
-        guard.check_call("alice", "search", {"q": "x" * (room + more)})
-        assert len(json.dumps(log[-1])) <= 1_000
+        guard.check_call("alice", "search", {"q": text * (room + more)})
+        assert len(json.dumps(log[-1])) <= 60_000
     assert [list(log[at]["parameters"]) for at in (1, -1)] == [["q"], ["cut_short"]]
 
 
@@ -101,6 +102,7 @@ def test_whatever_else_is_long_is_cut_too() -> None:
         guard.check_call(smiles, "search", {"q": "x"}, validate=validate)
         guard.check_response(smiles, "search", smiles)
         assert [entry["agent_id"] for entry in log] == [smiles] * 4
+        assert "error" not in [entry["stage"] for entry in log]
         assert max(len(json.dumps(entry)) for entry in log) <= 16_000
 
 
@@ -224,8 +226,13 @@ def test_a_folder_that_is_gone_denies_until_it_is_there_again(tmp_path: Path) ->
     assert len(entries(path)) == 1
 
 
-def test_a_sink_that_was_closed_denies_and_touches_no_file_of_others(path: Path) -> None:
+def test_a_sink_that_was_closed_denies_and_touches_no_file_of_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "LOCK_TIMEOUT", 0.01)  # seconds
     guard, sink = make_guard(audit_sink=JsonLinesAuditSink(path))
+    with sink._lock, pytest.raises(TimeoutError):  # not while another thread writes
+        sink.close()
     sink.close()
     with path.with_suffix(".other").open("w+") as other:  # it has the sink's number now
         assert guard.check_call("alice", "search", {}).stage == "audit"

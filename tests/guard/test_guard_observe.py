@@ -1,5 +1,6 @@
 """What operators see first: observing before anything is refused, and metrics."""
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,10 +81,10 @@ def test_decisions_count_once_under_the_operators_labels_and_responses_as_scans(
     options: dict[str, Any] = {"blocked_patterns": ["x"], "metrics": meter.metrics}
     options |= {"max_calls_per_window": 2, "max_tool_calls": 1}
     detectors = [lambda *_: ["one", "two"]]
-    guard, _ = make_guard(caller_label=lambda caller: caller[0], detectors=detectors, **options)
+    guard, _ = make_guard(caller_label=lambda caller: caller[:1], detectors=detectors, **options)
     for caller, tool, params in (
         *[("alice", "search", {}), ("alice", "drop", {}), ("alice", "search", {})],
-        ("adam", "mail", {}),
+        *[("adam", "mail", {}), ("", "search", {})],
         *[("bob", "search", {"q": "x"}), ("carl", "refund", {}), ("carl", "refund", {})],
     ):
         check.call(guard, caller, tool, params)
@@ -96,6 +97,7 @@ def test_decisions_count_once_under_the_operators_labels_and_responses_as_scans(
         ("allowed", "allow", "search", "a", 1),
         ("audit", "deny", "search", "any", 1),
         ("budget", "deny", "refund", "c", 1),
+        ("caller", "deny", "search", "", 1),
         ("detector", "deny", "search", "a", 1),
         ("pattern", "deny", "search", "b", 1),
         ("rate_limit", "deny", "search", "a", 1),
@@ -116,4 +118,5 @@ def test_a_recorder_or_a_label_that_fails_decides_nothing_and_is_counted(
         guard, log = make_guard(**options)
         assert check.call(guard, "alice", "search", {"q": 1}).params == {"q": 1}
         assert (guard.metrics.failures, len(log)) == (1, 1)
-    assert caplog.messages == ["the metrics recorder failed: OSError"] * 2
+    told = ("mcp_guard", logging.ERROR, "the metrics recorder failed: OSError")
+    assert caplog.record_tuples == [told] * 2

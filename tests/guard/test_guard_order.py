@@ -164,6 +164,7 @@ def test_only_the_exact_name_of_a_tool_is_allowed(check: Any) -> None:
         assert log[-1]["tool_name"].isprintable()
     assert guard.tools == {"search", "a" * 128}
     assert all(check.call(guard, "alice", tool, {}).allowed for tool in guard.tools)
+    assert {entry["tool_name"] for entry in log[-2:]} == guard.tools
     assert all(guard.may_call("alice", tool) for tool in guard.tools)
 
 

@@ -101,9 +101,9 @@ def test_a_redact_that_fails_returns_nothing_and_tells_nobody_its_text(
         check.call(guard, f"alice {SECRET}", "search", {"q": "private"}),
     ):
         assert decision.refusal == "Refused (error): The guard failed."
-        assert (decision.content, decision.params) == (None, {})
-    found = [(entry["agent_id"], entry["detail"]) for entry in log]
-    assert found == [("alice [REDACTED]", "redact failed")] * 2
+        assert (decision.allowed, decision.content, decision.params) == (False, None, {})
+    found = [(entry["agent_id"], entry["tool_name"], entry["detail"]) for entry in log]
+    assert found == [("alice [REDACTED]", "search", "redact failed")] * 2
     assert "private" not in json.dumps(log) + caplog.text
     assert caplog.messages[-1] == "redact failed: ValueError"
 

@@ -55,18 +55,19 @@ async def test_json_in_a_string_is_opened_before_anybody_sees_it(mode: str) -> N
     approver = Approver()
     options = {"approver": approver, "tools": {"echo": ToolRules(needs_approval=True)}}
     async with serving("mcp", echo, mode=mode, **options) as call:
-        told = await call("echo", numbers="[1.5]", more='["\\ud83d\\ude00"]')
-        assert told[:2] == (False, "[1.5] ['😀']")
+        told = await call("echo", numbers="[1.5]", more='{"a": "\\ud83d\\ude00"}')
+        assert told[:2] == (False, "[1.5] {'a': '😀'}")
+        assert (await call("echo", numbers="[]", more="null")).text == "[] None"
         escaped = await call("echo", numbers="[]", more='["..\\/..\\/x"]')
         assert escaped.text.startswith("Refused (pattern)")
-        for wrong in ('{"a": 1}', '["a"]', "[" * 900 + "]" * 900):
+        for wrong in ('{"a": 1}', '["a"]', "[" * 40_000):
             assert (await call("echo", numbers=wrong)).text.startswith("Refused (params)")
         # What JSON itself cannot say.
         for unsaid in ("[NaN]", "[1e999]", "[-Infinity]", '["\\ud83d"]'):
             assert (await call("echo", numbers=unsaid)).text.startswith("Refused (params)")
-            refused = await call("echo", numbers="[]", more=unsaid)
+            refused = await call("echo", numbers="[]", more=unsaid, unknown="x")
             assert refused.text.startswith("Refused (params)")
-    assert approver.seen == [{"numbers": [1.5], "more": ["😀"]}]
+    assert approver.seen == [{"numbers": [1.5], "more": {"a": "😀"}}, {"numbers": [], "more": None}]
 
 
 @each_sdk
@@ -76,7 +77,8 @@ async def test_json_for_a_parameter_that_is_a_string_stays_a_string(sdk: str) ->
 
     async with serving(sdk, echo) as call:
         for text in ('{"a": 1}', "[1, 2]", "null", '"quoted"', "12", "[no json"):
-            assert (await call("echo", text=text, maybe="[no json")).text == f"{text} [no json"
+            maybe = text if sdk == "fastmcp" else "[no json"  # else the SDK opens it
+            assert (await call("echo", text=text, maybe=maybe)).text == f"{text} {maybe}"
 
 
 # What a tool, or one with its name, is now.
@@ -116,7 +118,7 @@ async def test_a_tool_that_changes_at_run_time_is_checked_by_what_it_is_now(sdk:
     async with connected(sdk, govern(server, guard_of("double"))) as call:
         for kind, value, doubled in [(int, 2, "4"), (str, "ab", "abab"), (int, 3, "6")]:
             (server if sdk == "mcp" else server.local_provider).remove_tool("double")
-            assert (await call("double", value=value)).is_error
+            assert value == 3 or (await call("double", value=value)).is_error
             server.tool()(tool(kind))
             if value == 3:  # the client lists the tools, as a notification tells it to
                 assert await call.tools() == ["double"]
@@ -206,7 +208,9 @@ async def test_what_a_value_costs_to_check_does_not_outgrow_it(
 
 
 @each_mode
-async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(mode: str) -> None:
+async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
     ran: list[Any] = []
 
     async def call_tool(_ctx: Any, params: Any) -> CallToolResult:
@@ -218,16 +222,19 @@ async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(m
     async with connected("mcp", server, mode) as call:
         assert (await call("run", a="[1]"))[:2] == (False, "ran")
         assert (await call("run", a=[1])).text.startswith("Refused (params)")
+        assert not (await call.client.session.call_tool("run")).is_error
         hidden = await call("hidden")
         assert hidden.text == "Refused (params): The server has no such tool now."
-    assert ran == [{"a": "[1]"}]
+    assert ran == [{"a": "[1]"}, {}]
+    assert "the policy allows ['hidden'], which the server does not list" in caplog.messages
 
 
 def test_what_no_property_alone_is_to_blame_for_is_said_without_a_reason() -> None:
-    holding_itself = {"$dynamicAnchor": "self", "properties": {"a": {"$dynamicRef": "#self"}}}
+    itself = {"$dynamicRef": "#self"}
+    holding = {"$dynamicAnchor": "self", "properties": {"a": itself, "b": {}, "c": itself}}
     for schema, wrong, named in (
         ({"patternProperties": {"^x-": {"type": "integer"}}}, {"x-a": ""}, "they"),
-        ({"type": "object", **holding_itself}, {"a": 1}, "a"),
+        ({"type": "object", **holding}, {"a": 1, "b": 1}, "a"),
     ):
         validate = validator(schema)
         assert validate({"b": ""}) == {"b": ""}
@@ -238,8 +245,8 @@ def test_what_no_property_alone_is_to_blame_for_is_said_without_a_reason() -> No
 def test_a_schema_of_an_older_draft_is_read_as_that() -> None:
     above = {"type": "integer", "minimum": 0, "exclusiveMinimum": True}
     draft = "http://json-schema.org/draft-04/schema#"
-    validate = validator({"$schema": draft, "properties": {"a": above}})
-    assert validate({"a": 1}) == {"a": 1}
+    validate = validator({"$schema": draft, "properties": {"a": above, "b": {"format": "date"}}})
+    assert validate({"a": 1, "b": "soon"}) == {"a": 1, "b": "soon"}
     with pytest.raises(ValueError, match="not valid: a: it is less than or equal to"):
         validate({"a": 0})
 

@@ -10,6 +10,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.types import CallToolResult
+from mcp_guard import mcp_sdk
 from mcp_guard.callers import bucket_label, verified_caller
 from pydantic import AnyHttpUrl
 from support import ROOT
@@ -30,11 +31,10 @@ from support.servers import (
     low_level_server,
     plain_server,
     result,
-    shop,
 )
 
 
-def token(client: str = "webapp", subject: str | None = "alice", **claims: Any) -> AccessToken:
+def token(client: str = "webapp", subject: str | None = "alice", claims: Any = None) -> AccessToken:
     return AccessToken(token="", client_id=client, subject=subject, scopes=[], claims=claims)
 
 
@@ -45,7 +45,7 @@ def test_two_holders_are_never_one_caller_and_each_can_call() -> None:
     holders = [
         *(token(subject=subject) for subject in subjects),
         *(token(client=client) for client in clients),
-        *(token(iss=issuer) for issuer in ("https://a.example", "https://b.example")),
+        *(token(claims={"iss": issuer}) for issuer in ("https://a.example", "https://b.example")),
         token(client='webapp", "x', subject='alice"'),
     ]
     callers = [verified_caller(holder, remote=True) for holder in holders]
@@ -63,6 +63,7 @@ def test_labels_are_few_evenly_used_and_the_same_in_every_process() -> None:
     counts = [labels.count(f"caller-{bucket}") for bucket in range(8)]
     assert sum(counts) == 4_000
     assert min(counts) > 400
+    assert bucket_label(1)("alice") == "caller-0"
     code = f"import sys; sys.path[:0] = {[str(ROOT / 'tests' / 'recipes')]}\n"
     code += "from mcp_guard.callers import bucket_label; print(bucket_label(8)('Ana \\ud800'))"
     assert run_isolated(code).strip() == label("Ana \ud800")
@@ -117,17 +118,23 @@ async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) 
 @each_sdk_and_mode
 async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str) -> None:
     log = Log()
-    server = served_over_http(shop(sdk, audit_sink=log))
-    async with server as url, over_http(sdk, url, mode) as call:
+    server = govern(plain_server(sdk, *SHOP), guard_of("search", audit_sink=log))
+    async with served_over_http(server) as url, over_http(sdk, url, mode) as call:
         assert await call.tools() == []
         told = await call("search", query="tea")
         assert told[:2] == (True, "Refused (caller): The caller is not known.")
     assert log.stages() == ["caller"]
 
 
-async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_caller() -> None:
+async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mcp_sdk, "_MAX_VALIDATORS", 1)
+    asked: list[str] = []
+
     def schema() -> dict[str, Any]:
-        shelves = {"alice": ["open", "closed"], "bob": ["open"]}[get_access_token().subject]
+        asked.append(get_access_token().subject)
+        shelves = {"alice": ["open", "closed"], "bob": ["open"]}[asked[-1]]
         return {"properties": {"shelf": {"enum": shelves}}}
 
     async def read(_ctx: Any, params: Any) -> CallToolResult:
@@ -139,3 +146,5 @@ async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_
         async with connected("mcp", server) as call:
             assert (await call("run", shelf="closed")).text.startswith(told)
             assert (await call("run", shelf="open")).text == "open"
+            assert (await call("drop")).text.startswith("Refused (allow_list)")  # without asking
+    assert asked == ["alice", "bob", "bob", "alice"]  # after a refusal, and what was forgotten

@@ -90,7 +90,7 @@ class Broken(Transform):
 
 @each_sdk_and_mode
 async def test_a_server_that_cannot_find_its_tools_runs_none_and_tells_no_secret(
-    sdk: str, mode: str
+    sdk: str, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if sdk == "mcp":
         server = govern(low_level_server(cannot_use, cannot_use), guard_of("run"))
@@ -100,3 +100,4 @@ async def test_a_server_that_cannot_find_its_tools_runs_none_and_tells_no_secret
     async with connected(sdk, server, mode) as call:
         told = await call("run" if sdk == "mcp" else "crash")
     assert told[:2] == (True, "Refused (params): The server has no such tool now.")
+    assert sdk != "mcp" or "the tools cannot be listed: RuntimeError" in caplog.messages

@@ -102,6 +102,8 @@ async def test_fastmcp_governs_and_charges_calls_from_tool_to_tool() -> None:
         assert "Refused (budget)" in (await call("outer")).text
     async with connected("fastmcp", govern(nested_server("fastmcp"), guard_of("outer"))) as call:
         assert "Refused (allow_list)" in (await call("outer")).text
+    own = govern(nested_server("fastmcp"), guard_of("inner"))
+    assert "inner ran" in str(await own.call_tool("inner"))  # which is part of no request
 
 
 # If this fails, the SDK lets the guard see them: then govern them.

@@ -32,7 +32,7 @@ def result_with(place: str, text: str) -> types.CallToolResult:
         content=[content.get(place, fine), fine],
         structured_content=structured.get(place),
         is_error=place == "text",
-        _meta=note if place == "meta" else {"note": "fine"},
+        _meta={"note": text if place == "meta" else "fine", "pair": (1, 2)},
     )
 
 
@@ -97,15 +97,18 @@ async def test_a_result_of_an_extensions_own_type_is_looked_into() -> None:
 # What only fastmcp has.
 
 
+class More(types.CallToolResult):
+    more: str = TOKEN
+
+
 async def test_the_result_that_fastmcp_sends_is_the_one_that_is_checked() -> None:
     def hide() -> ToolResult:
-        """Keep a protocol result, which fastmcp 4.1 sends, under other fields."""
-        kept = ToolResult.from_mcp_result(result(TOKEN))
-        kept.content = [types.TextContent(text="fine")]
-        return kept
+        return ToolResult.from_mcp_result(More(content=[]))  # it keeps this, and sends it
 
-    async with serving("fastmcp", hide) as call:
-        assert (await call("hide"))[:2] in [(False, "[REDACTED]"), (False, "fine")]
+    log = Log()
+    async with serving("fastmcp", hide, audit_sink=log) as call:
+        assert not (await call("hide")).is_error
+    assert log[1]["findings"] == ["secret"]
 
 
 class Shortcut(ServerExtension):

@@ -96,7 +96,7 @@ def _compiled(schema: Any) -> Any:
             pattern_options=_EXPRESSIONS,
             keywords={"pattern": _Pattern, "uniqueItems": _UniqueItems},
         )
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         text = f"{error}".splitlines()[0]
         raise ValueError(f"The tool's input schema cannot be used: {text:.200}.") from None
 
@@ -187,19 +187,17 @@ def _text(error: Exception) -> dict[str, Any]:
         return {"message": error}
 
 
-def _without_blobs(result: Any) -> tuple[Any, _Blobs]:
+def _without_blobs(result: dict[str, Any]) -> tuple[Any, _Blobs]:
     """Return *result* without what nobody looks into, and that by its place.
 
     That is the base64 in blocks that the SDK typed, and the server's own state, which the SDK seals
     on its way to the client and back.
     """
     blobs: _Blobs = {}
-    if type(result) is dict and result.get("resultType") == "input_required":
-        if result.get("requestState"):
-            blobs[None], result = result["requestState"], {**result, "requestState": ""}
-        return result, blobs
+    if result.get("resultType") == "input_required" and result.get("requestState"):
+        blobs[None], result = result["requestState"], {**result, "requestState": ""}
     # The SDK does not look into a result of an extension's own type.
-    if type(result) is not dict or result.get("resultType", "complete") != "complete":
+    if result.get("resultType", "complete") != "complete":
         return result, blobs
     content = list(result.get("content", ()))
     for place, block in enumerate(content):

@@ -23,7 +23,6 @@ class KernelDetector:
     get pieces. An instruction tag of over 1,000 characters may stand in no piece as a whole.
     """
 
-    blocking = True
     _CATEGORIES = frozenset({"instruction_injection", "prompt_injection", "error"})
 
     def __call__(self, tool: str, content: Any) -> list[str]:
@@ -62,7 +61,6 @@ class DefenderDetector:
     from several threads.
     """
 
-    blocking = True
     _BATCH = 32  # pieces; as many as the library classifies at once
 
     def __init__(self, threshold: float = 0.8) -> None:
@@ -106,7 +104,7 @@ class DefenderDetector:
 
 def _readable_pieces(content: Any) -> Iterator[str | None]:
     """Yield pieces for the classifier, None for what would become more than four times as long."""
-    texts = list(dict.fromkeys(_texts(content)))  # structured content repeats the text
+    texts = dict.fromkeys(_texts(content))  # structured content repeats the text
     short = "\n".join(text for text in texts if len(text) < 40)
     for text in (short, *(text for text in texts if len(text) >= 40)):
         for part in _pieces(text, size=10_000, overlap=250):
