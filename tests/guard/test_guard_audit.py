@@ -239,6 +239,9 @@ def test_a_sink_that_was_closed_denies_and_touches_no_file_of_others(
         assert other.read() == ""
         other.write("mine")
     assert path.read_text() == ""
+    path.unlink()  # as if it had been moved
+    assert [guard.check_call("alice", "search", {}).stage for _ in "ab"] == ["audit", "audit"]
+    assert not path.exists()
 
 
 def write_300_entries(path: Path) -> None:

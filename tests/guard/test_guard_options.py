@@ -73,6 +73,14 @@ def test_a_wrong_option_is_named_in_a_sentence(name: str, sentence: str, values:
         assert name in str(caught.value) or "approval" in sentence or "pattern" in sentence
 
 
+def test_rules_keep_the_patterns_that_they_were_made_of() -> None:
+    given = ["../"]
+    rules = ToolRules(blocked_patterns=given)
+    given.clear()
+    guard, _ = make_guard(tools={"search": rules})
+    assert guard.check_call("alice", "search", {"q": "../"}).stage == "pattern"
+
+
 WINDOW = "give either max_calls_per_window and window_size, in seconds, or a limiter"
 PERIOD = "give either budget_period, in seconds, or a budget"
 BOTH_OR_NEITHER = {

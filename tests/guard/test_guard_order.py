@@ -154,7 +154,8 @@ def test_only_the_exact_name_of_a_tool_is_allowed(check: Any) -> None:
     guard, log = make_guard(allowed_tools=["search", "a" * 128, "search"])
     for tool in (
         *("Search", "search ", "sear", "searchs", "", "search\n", "\uff53earch", "*", "a" * 129),
-        *(None, 7, ["search"], b"search", Name("search"), "\ud800", "tool\x1b[2J"),
+        *("x" * 110 + SECRET, "\ud800", "tool\x1b[2J"),
+        *(None, 7, ["search"], b"search", Name("search")),
     ):
         decision = check.call(guard, "alice", tool, {})
         assert decision.refusal == "Refused (allow_list): This tool is not allowed."
@@ -162,6 +163,7 @@ def test_only_the_exact_name_of_a_tool_is_allowed(check: Any) -> None:
         assert not guard.may_call("alice", tool)
         assert len(log[-1]["tool_name"]) <= 128
         assert log[-1]["tool_name"].isprintable()
+        assert SECRET[:20] not in log[-1]["tool_name"]
     assert guard.tools == {"search", "a" * 128}
     assert all(check.call(guard, "alice", tool, {}).allowed for tool in guard.tools)
     assert {entry["tool_name"] for entry in log[-2:]} == guard.tools

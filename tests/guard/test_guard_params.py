@@ -125,6 +125,7 @@ def test_a_secret_is_refused_if_the_tools_rules_say_so(check: Any) -> None:
     for params, where in (
         ({"q": {"to": [0, f"key {SECRET}"]}}, "q.to[1]"),
         ({SECRET: 1}, "[REDACTED]"),
+        ({"q": {"SecretAccessKey": "aB3dE5gH/+" * 4}}, "a key and its value"),
         ({"q": f'{{"a": "\\u0067{SECRET[1:]}"}}'}, "q.(JSON).a"),
         ({"q": f"line\n{SECRET}"}, "q"),
         ({"q": f'{{}}\n{{"a": "\\u0067{SECRET[1:]}"}}'}, "q"),
@@ -156,11 +157,13 @@ def test_the_tool_gets_what_validation_makes_of_its_arguments(check: Any) -> Non
     def validate(arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["q"] == "no":
             raise ValueError("q: 'no' is no list. " + "x" * 100_000)
-        return {"q": json.loads(arguments["q"])}
+        return {"q": json.loads(arguments["q"])}  # which may be equal, as 1 and true are
 
     guard, log = make_guard()
     options: dict[str, Any] = {"extra": {"state": 1}, "validate": validate}
     assert check.call(guard, "alice", "search", {"q": "[1]"}, **options).params == {"q": [1]}
+    same = check.call(guard, "alice", "search", {"q": 1}, validate=lambda _: {"q": True})
+    assert same.params["q"] is True
     decision = check.call(guard, "alice", "search", {"q": "no"}, **options)
     assert decision.refusal == "Refused (params): " + ("q: 'no' is no list. " + "x" * 1_000)[:1_000]
-    assert log[1]["parameters"] == {"q": "no", "state": 1}
+    assert log[2]["parameters"] == {"q": "no", "state": 1}

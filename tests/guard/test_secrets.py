@@ -51,17 +51,18 @@ class TestEachFormat:
 @pytest.mark.parametrize(("start", "example", "shown"), WORDS)
 class TestEachFormatThatCouldEndAWord:
     BEFORE = ("密钥是", "é", "_", "-", "=", ":", '"', "'", "/", "\\/", "\\n", "\\r", "\\t", "\\\\n")
+    CODES = ("\x1b[m", "\x1b[32m", "\x1b[38;2;255;100;0m", "\\x00")  # of a terminal, of Python
     AFTER = ("密钥", "\\n", '"', "'", ",", ")", " ", "&", "<", "\\u5bc6")
 
     def test_is_cut_out_beside_what_is_no_word(self, start, example, shown):
-        for before in (*self.BEFORE, "\\u5bc6", f"{start}%3D"):
+        for before in (*self.BEFORE, *self.CODES, "\\u5bc6", f"{start}%3D"):
             assert redact(before + example) == before + shown
         for after in self.AFTER:
             assert redact(example + after) == shown + after
 
     def test_is_no_part_of_a_word(self, start, example, shown):
         assert example.startswith(start)
-        for before in ("x", "X", "7"):
+        for before in ("x", "X", "7", "[32m", "x00"):
             assert redact(before + example) == before + example != shown
 
 
@@ -108,6 +109,7 @@ def test_a_private_key_without_its_end_is_cut_out_up_to_a_quote():
         ("http://u:p@ss@a.example", "http://u:[REDACTED]@a.example"),
         ("http:\\/\\/u:hunter22@a.example\\/x", "http:\\/\\/u:[REDACTED]@a.example\\/x"),
         ("x://u:p@h", "x://u:[REDACTED]@h"),
+        ("https://u:hunter22@sha256.example/x", "https://u:[REDACTED]@sha256.example/x"),
     ],
 )
 def test_only_the_password_of_a_url_is_cut_out(url, shown):
@@ -119,6 +121,16 @@ def test_hostile_texts_are_of_the_size_that_was_asked_for_and_hold_secrets_or_no
     assert len(texts) > 1_000
     assert {len(text) for text in texts.values()} == {1_000}
     assert {redact(text) == text for text in texts.values()} == {True, False}
+
+
+def test_what_stands_under_the_issuers_own_key_is_cut_out():
+    secret, account = "aB3dE5gH/+" * 4, "aB3dE5gH" * 10 + "aB3dE5=="
+    assert redact(f"secret_access_key        = {secret}").endswith(f"= {PLACEHOLDER}")
+    keys = {"AccessKeyId": "x", "SecretAccessKey": secret, "aws_secret_access_key": secret, "a": 1}
+    shown = {**keys, "SecretAccessKey": PLACEHOLDER, "aws_secret_access_key": PLACEHOLDER}
+    assert redact_tree([keys, {"AccountKey": account}]) == [shown, {"AccountKey": PLACEHOLDER}]
+    others = {"SecretAccessKey": "0" * 39, "SecretAccessKeyId": secret, "name": secret}
+    assert redact_tree(others) == others
 
 
 def test_keys_that_become_one_lose_no_entry():
@@ -205,4 +217,5 @@ def test_by_key_opens_json_inside_strings():
     text = json.dumps({"body": json.dumps({"user": "app", "password": "x"})})
     shown = json.loads(redact_tree([text], by_key=True)[0])
     assert json.loads(shown["body"]) == {"user": "app", "password": PLACEHOLDER}
+    assert redact_tree('{"a":' * 100_000 + "1" + "}" * 100_000, by_key=True) == PLACEHOLDER
     assert redact_tree([text]) == [text]

@@ -4,6 +4,8 @@ import socket
 from typing import Annotated, Any, Literal
 
 import pytest
+from fastmcp.exceptions import ToolError
+from fastmcp.server import create_proxy
 from mcp.types import CallToolResult
 from mcp_guard import ToolRules
 from mcp_guard.adapters import validator
@@ -129,10 +131,30 @@ async def test_each_version_of_a_fastmcp_tool_has_its_own_schema() -> None:
     server = plain_server("fastmcp")
     server.tool(lambda old: f"old {old}", name="next", version="1", output_schema=None)
     server.tool(lambda new: f"new {new}", name="next", version="2", output_schema=None)
-    async with connected("fastmcp", govern(server, guard_of("next"))) as call:
+    proxy = govern(create_proxy(server), guard_of("next"))
+    async with connected("fastmcp", proxy) as call:  # which knows the version that it lists
+        with pytest.raises(ToolError, match="no such tool"):
+            await call.client.call_tool("next", {"old": "a"}, version="1")
+    guard = guard_of("next", audit_sink=(log := Log()))
+    async with connected("fastmcp", govern(server, guard)) as call:
         assert (await call("next", new="a")).text == "new a"
         old = await call.client.call_tool("next", {"old": "a"}, version="1")
         assert old.content[0].text == "old a"
+    asked = [entry["parameters"] for entry in log if entry["direction"] == "call"]
+    assert asked == [{"new": "a"}, {"old": "a", "fastmcp.version": "1"}]
+
+
+async def test_a_tool_that_is_not_listed_is_asked_for_within_the_window_only() -> None:
+    async def call_tool(_ctx: Any, _params: Any) -> CallToolResult:
+        return result("ran")
+
+    listed: list[int] = []
+    server = low_level_server(call_tool, lambda: listed.append(1) or {})
+    govern(server, guard_of("hidden", max_calls_per_window=2))
+    async with connected("mcp", server) as call:
+        stages = [(await call("hidden")).text.split()[1] for _ in range(6)]
+    assert stages == ["(params):"] * 2 + ["(rate_limit):"] * 4
+    assert len(listed) == 3
 
 
 # Schemas, some of which are hostile.

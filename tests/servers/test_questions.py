@@ -8,6 +8,7 @@ from mcp import MCPError, types
 from mcp.server.mcpserver import Context
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp_guard import ToolRules
+from pydantic import create_model
 from support.clients import connected, each_sdk
 from support.servers import (
     TOKEN,
@@ -20,6 +21,7 @@ from support.servers import (
     result,
 )
 
+STATE = f"../{TOKEN}"  # the server's own
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}}
 
 
@@ -34,15 +36,16 @@ def question(message: str, state: str = "started") -> types.InputRequiredResult:
 async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str) -> None:
     async def ask(ctx: Any, note: str = "") -> str | types.InputRequiredResult:
         if ctx.input_responses is None:
-            return question(f"Which note of {TOKEN}?")
-        return f"read {ctx.input_responses['pick'].content['path']} {note}{ctx.request_state}"
+            return question(f"Which note of {TOKEN}?", STATE)
+        same = ctx.request_state == STATE
+        return f"read {ctx.input_responses['pick'].content['path']} {note}{same}"
 
     ask.__annotations__["ctx"] = Context if sdk == "mcp" else fastmcp.Context
     approver, log, rules = Approver(), Log(), {"ask": ToolRules(needs_approval=True)}
     guard = guard_of("ask", tools=rules, approver=approver, audit_sink=log)
     server = govern(plain_server(sdk, ask), guard)
     async with connected(sdk, server, says={"path": "todo.txt"}) as call:
-        assert (await call("ask", note="!"))[:2] == (False, "read todo.txt !started")
+        assert (await call("ask", note="!"))[:2] == (False, "read todo.txt !True")
         assert ["Which note of [REDACTED]?" in question for question in call.asked] == [True]
     answers = {"pick": {"action": "accept", "content": {"path": "todo.txt"}}}
     answered = {"note": "!", "inputResponses": answers}
@@ -52,6 +55,16 @@ async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str
     async with connected(sdk, server, says={"path": "../secrets"}) as call:
         assert (await call("ask")).text.startswith("Refused (pattern)")
     assert "secrets" not in str(approver.seen[2:])
+
+
+async def test_with_the_older_protocol_an_answer_reaches_the_tool_unchecked() -> None:
+    async def ask(ctx: Context) -> str:
+        answer: Any = await ctx.elicit("Which note?", create_model("Note", path=str))
+        return f"read {answer.data.path}"
+
+    server = govern(plain_server("mcp", ask), guard_of("ask"))
+    async with connected("mcp", server, "legacy", says={"path": "../secrets"}) as call:
+        assert (await call("ask"))[:2] == (False, "read ../secrets")
 
 
 # The SDK leaves it to such a server: without the guard a client writes it as it likes.

@@ -11,9 +11,9 @@ for both. Not governed are resources and prompts, which the application or the u
 and headers; what other middleware answers, as from a cache; what a tool sends or asks while it
 runs, and what is answered then; the results of background tasks; and what a mounted server's tools
 call there, through their own ``Context.fastmcp``: govern that server too, with a guard of its own,
-and calls from here pass both. Clients may choose any version of a tool. The interface of a
-``FastMCPApp`` calls tools by hashed names, which cannot be allowed. Valid values are still
-pydantic's to convert, unless the server has ``strict_input_validation=True``.
+and calls from here pass both. Clients may choose any version of a tool, of a proxy the one that it
+lists. The interface of a ``FastMCPApp`` calls tools by hashed names, which cannot be allowed. Valid
+values are still pydantic's to convert, unless the server has ``strict_input_validation=True``.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 

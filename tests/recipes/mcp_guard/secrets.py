@@ -106,7 +106,7 @@ FORMATS = (
            r"(?!\$\w+@|\*+@|\d{1,5}[^\w.@-])[^\s/?#\"'<>{}\\\x7f-\U0010ffff]+(?=@(?!sha\d+:))",
            "app:hunter22@db.internal/app", before="postgres",
            near="http://a.example:8443/@app ssh://git@a.example:22/app docker://alpine:3@sha256:0a "
-           "http://a.example:80,b@a.example http://b:$PASS@a.example http://${USER}:${PASS}@a.example",
+           "http://a.example:80&to=b@a.example http://b:$PASS@a.example http://${USER}:${PASS}@a.example",
            kept=r"[^\s/:?#\"'<>{}\\\x7f-\U0010ffff]*:"),
 )
 # fmt: on
