@@ -135,9 +135,15 @@ def hostile(size: int) -> dict[str, Any]:
     values["JSON in JSON"] = nested("x" * size, 3)  # deeper, and as long, it is refused
     values["JSON in JSON, twelve deep"] = nested("x" * (size // 6), 12)
     values["escapes"] = '"' + "\\u0041" * (size // 6) + '"'
+    values["short runs with escapes"] = '\\/"' * (size // 3)
+    values["escapes that are none"] = 'x\\n\\u"' * (size // 6)
+    values["strings with escapes"] = [f"sk-://AKIA sig= \\u0041{n % 9}" for n in range(size // 26)]
+    values["keys with escapes"] = {f"http://u:p{n}@\\u": 1 for n in range(size // 21)}
     values["a long number"] = f"[{'9' * size}]"
     values["items"] = list(range(size // 4))
     values["JSON strings"] = ["[1]"] * (size // 8)
+    values["JSON strings with keys"] = ['{"a":1}'] * (size // 9)
+    values["empty JSON strings"] = ["[]"] * (size // 3)
     values["dicts"] = [{"a": n} for n in range(size // 8)]
     values["keys"] = {f"{n:x}": n for n in range(size // 12)}
     values["a long key over many items"] = {"k" * (size // 2): [1] * (size // 4)}
@@ -162,9 +168,9 @@ def cost(check: Callable[[Any], object], value: Any, half: Any) -> tuple[float, 
     """
     # Under a millisecond, what does not grow with the text counts most.
     whole, part = seconds(check, value, 1), max(0.001, seconds(check, half, 1))
-    if whole < SECONDS / 5 and whole < GROWTH * part:
+    if whole < SECONDS / 2 and whole < GROWTH * part:
         return whole, 0.0, whole / part
-    whole, part = seconds(check, value, 5), max(0.001, seconds(check, half, 5))
+    whole, part = seconds(check, value, 3), max(0.001, seconds(check, half, 3))
     tracemalloc.start()
     check(value)
     peak = tracemalloc.get_traced_memory()[1]

@@ -125,7 +125,8 @@ def test_a_secret_is_refused_if_the_tools_rules_say_so(check: Any) -> None:
     for params, where in (
         ({"q": {"to": [0, f"key {SECRET}"]}}, "q.to[1]"),
         ({SECRET: 1}, "[REDACTED]"),
-        ({"q": {"SecretAccessKey": "aB3dE5gH/+" * 4}}, "a key and its value"),
+        ({"q": ["", {"SecretAccessKey": "aB3dE5gH/+" * 4}]}, "a key and its value"),
+        ({f'"\\u0067{SECRET[1:]}"': 1}, '"[REDACTED]".(JSON)'),
         ({"q": f'{{"a": "\\u0067{SECRET[1:]}"}}'}, "q.(JSON).a"),
         ({"q": f"line\n{SECRET}"}, "q"),
         ({"q": f'{{}}\n{{"a": "\\u0067{SECRET[1:]}"}}'}, "q"),

@@ -51,7 +51,7 @@ class TestEachFormat:
 @pytest.mark.parametrize(("start", "example", "shown"), WORDS)
 class TestEachFormatThatCouldEndAWord:
     BEFORE = ("密钥是", "é", "_", "-", "=", ":", '"', "'", "/", "\\/", "\\n", "\\r", "\\t", "\\\\n")
-    CODES = ("\x1b[m", "\x1b[32m", "\x1b[38;2;255;100;0m", "\\x00")  # of a terminal, of Python
+    CODES = ("\x1b[m", "\x1b[1;32m", "\x1b[38:5:1m", "\x1b[m\x1b[K", "\\x00")  # terminal, Python
     AFTER = ("密钥", "\\n", '"', "'", ",", ")", " ", "&", "<", "\\u5bc6")
 
     def test_is_cut_out_beside_what_is_no_word(self, start, example, shown):
@@ -109,7 +109,7 @@ def test_a_private_key_without_its_end_is_cut_out_up_to_a_quote():
         ("http://u:p@ss@a.example", "http://u:[REDACTED]@a.example"),
         ("http:\\/\\/u:hunter22@a.example\\/x", "http:\\/\\/u:[REDACTED]@a.example\\/x"),
         ("x://u:p@h", "x://u:[REDACTED]@h"),
-        ("https://u:hunter22@sha256.example/x", "https://u:[REDACTED]@sha256.example/x"),
+        ("https://u:42$kJq9@sha256.example/x", "https://u:[REDACTED]@sha256.example/x"),
     ],
 )
 def test_only_the_password_of_a_url_is_cut_out(url, shown):
@@ -129,8 +129,13 @@ def test_what_stands_under_the_issuers_own_key_is_cut_out():
     keys = {"AccessKeyId": "x", "SecretAccessKey": secret, "aws_secret_access_key": secret, "a": 1}
     shown = {**keys, "SecretAccessKey": PLACEHOLDER, "aws_secret_access_key": PLACEHOLDER}
     assert redact_tree([keys, {"AccountKey": account}]) == [shown, {"AccountKey": PLACEHOLDER}]
+    text = json.dumps(keys).replace("/", "\\/")
+    assert json.loads(redact_tree(text)) == shown
     others = {"SecretAccessKey": "0" * 39, "SecretAccessKeyId": secret, "name": secret}
+    others |= {"AccountKey": [account], "secret_access_key": {"of": "alice"}}
     assert redact_tree(others) == others
+    sentence = {"AccountKey": f"The old key {TOKEN} is revoked."}
+    assert redact_tree(sentence) == {"AccountKey": f"The old key {PLACEHOLDER} is revoked."}
 
 
 def test_keys_that_become_one_lose_no_entry():

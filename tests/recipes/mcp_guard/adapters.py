@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from jsonschema_rs import FancyRegexOptions, ValidationError, validator_for
@@ -36,14 +36,17 @@ def validator(schema: Any, *, opens_json: bool = False) -> Validate:
 
     @cache
     def compiled() -> Any:  # when it is needed: what is wrong with the schema refuses the call then
-        return _compiled(schema)
+        return _compiled(schema), '"uniqueItems"' in json.dumps(schema)
 
     def validate(arguments: dict[str, Any]) -> dict[str, Any]:
         if schema is None:
             raise ValueError("The server has no such tool now.")
         if opens_json:
             arguments = _opened(arguments, schema.get("properties", {}))
-        if not compiled().is_valid(arguments):
+        checker, unique = compiled()
+        if unique:
+            _check_numbers(arguments)
+        if not checker.is_valid(arguments):
             raise ValueError(f"The arguments are not valid: {_wrong(schema, arguments)}.")
         return arguments
 
@@ -61,29 +64,32 @@ class _Pattern:
     """The keyword ``pattern`` as pydantic has it, and so the tool: a letter is of any language."""
 
     def __init__(self, _schema: object, pattern: str, _path: object) -> None:
-        try:
-            read = SchemaValidator(str_schema(pattern=pattern))
-            self._matches: Callable[[str], bool] = read.isinstance_python
-        except SchemaError:  # it looks around or back
-            other = validator_for({"pattern": pattern}, pattern_options=_EXPRESSIONS)
-            self._matches = other.is_valid
-        self._pattern = pattern
+        self._pattern, self._matches = pattern, _matcher(pattern)
 
     def validate(self, text: object) -> None:
         if isinstance(text, str) and not self._matches(text):
             raise ValueError(f"it does not match {self._pattern!r}")
 
 
-class _UniqueItems:
-    """The keyword ``uniqueItems`` in linear time: the library compares long numbers in pairs."""
+@lru_cache(maxsize=1_000)
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    try:
+        return SchemaValidator(str_schema(pattern=pattern)).isinstance_python
+    except SchemaError:  # it looks around or back, or is too large
+        return validator_for({"pattern": pattern}, pattern_options=_EXPRESSIONS).is_valid
 
-    def __init__(self, _schema: object, unique: bool, _path: object) -> None:
-        self._unique = unique
 
-    def validate(self, items: object) -> None:
-        listed = items if self._unique and isinstance(items, list) else []
-        if len({json.dumps(item, sort_keys=True) for item in listed}) < len(listed):
-            raise ValueError("it has non-unique elements")
+def _check_numbers(value: Any) -> None:
+    """Refuse many long numbers: to see that they are unique, the library compares them in pairs."""
+    todo, many = [value], 0
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (dict, list)):
+            todo += node.values() if isinstance(node, dict) else node
+        elif isinstance(node, int) and node.bit_length() > 63:
+            many += 1
+    if many > 200:
+        raise ValueError("The arguments are not valid: over 200 numbers of over 63 bits.")
 
 
 def _compiled(schema: Any) -> Any:
@@ -94,7 +100,7 @@ def _compiled(schema: Any) -> Any:
             validate_formats=False,
             mask="it",
             pattern_options=_EXPRESSIONS,
-            keywords={"pattern": _Pattern, "uniqueItems": _UniqueItems},
+            keywords={"pattern": _Pattern},
         )
     except ValueError as error:
         text = f"{error}".splitlines()[0]

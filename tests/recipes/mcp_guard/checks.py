@@ -163,7 +163,7 @@ class Checks:
             if redact_tree(tree, self.redact) != tree or [*map(self.redact, texts)] != texts:
                 # The last that changes is what JSON inside strings opens to.
                 hidden = (it for it in reversed(texts) if redact_tree(it, self.redact) != it)
-                detail = f"at {place(next(hidden, ''), tree, self.redact)}"
+                detail = f"at {place(next(hidden, None), tree, self.redact)}"
                 self._refuse(check, "secret", "The arguments hold a secret.", detail)
 
     def _approve(self, check: Check, params: dict[str, Any]) -> Steps[None]:

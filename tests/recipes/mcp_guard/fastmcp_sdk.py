@@ -11,8 +11,8 @@ for both. Not governed are resources and prompts, which the application or the u
 and headers; what other middleware answers, as from a cache; what a tool sends or asks while it
 runs, and what is answered then; the results of background tasks; and what a mounted server's tools
 call there, through their own ``Context.fastmcp``: govern that server too, with a guard of its own,
-and calls from here pass both. Clients may choose any version of a tool, of a proxy the one that it
-lists. The interface of a ``FastMCPApp`` calls tools by hashed names, which cannot be allowed. Valid
+and calls from here pass both. Clients may choose any version of a tool, and none through a proxy.
+The interface of a ``FastMCPApp`` calls tools by hashed names, which cannot be allowed. Valid
 values are still pydantic's to convert, unless the server has ``strict_input_validation=True``.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
@@ -103,7 +103,7 @@ class Governance(Middleware):
                 found = await server.fastmcp.get_tool(tool, spec)
             if version:  # the client's choice, which a proxy passes on
                 extra["fastmcp.version"] = version
-                found = found if found and found.version == version else None
+                found = found if found and found.version else None
         validate = validator(found.parameters) if found else no_such_tool
         results: list[Any] = []
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .decisions import Limits
-from .secrets import with_all_pairs
+from .secrets import redact_tree, with_all_pairs
 
 NOTHING = object()
 
@@ -104,7 +104,7 @@ def add_inner(texts: list[str], max_chars: int, limits: Limits) -> None:
             raise ValueError(f"over {4 * max_chars} characters, with JSON inside strings")
 
 
-def place(wanted: str, value: Any, redact: Callable[[str], str]) -> str:
+def place(wanted: str | None, value: Any, redact: Callable[[str], str]) -> str:
     """Return in words where *wanted*, one of its texts, stands in *value*: ``to[0].name``.
 
     That is 200 characters long at most. Keys come through *redact* before they are cut short: half
@@ -129,7 +129,9 @@ def _in_words(path: Any, redact: Callable[[str], str]) -> str:
     words = ""
     while path:
         path, step = path
-        words = (f"[{step}]" if isinstance(step, int) else f".{redact(step)[:60]}") + words
+        words = (
+            f"[{step}]" if isinstance(step, int) else f".{redact_tree(step, redact)[:60]}"
+        ) + words
     return words[:200].lstrip(".") or "the whole"
 
 

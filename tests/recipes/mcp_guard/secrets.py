@@ -65,7 +65,7 @@ FORMATS = (
     # "Configuration and credential file settings", and as AssumeRole spells it.
     Format("AWS", "secret_access_key SECRET_ACCESS_KEY SecretAccessKey secretAccessKey",
            "[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])", f" = {_MIX[:38]}/+",
-           near=f"secret_access_key = {_HEX}", kept="[^A-Za-z0-9/+]{1,64}"),
+           near=f"secret_access_key = {_HEX}", kept=r"\s{0,60}[^A-Za-z0-9/+]{1,8}"),
     # "Configure connection strings", "Create a service SAS". Base64 of 64 or 32 bytes.
     Format("Azure", "AccountKey= SharedAccessKey=", "[A-Za-z0-9+/]{43}(?:[A-Za-z0-9+/]{43}=)?=",
            _MIX[:86] + "==", kept=""),
@@ -103,7 +103,7 @@ FORMATS = (
            near="from -----BEGIN PRIVATE KEY----- to -----END PRIVATE KEY-----"),
     # RFC 3986, section 3.2.1: the password before a host. Variables and asterisks are none.
     Format("URL", r"://  :\/\/",
-           r"(?!\$\w+@|\*+@|\d{1,5}[^\w.@-])[^\s/?#\"'<>{}\\\x7f-\U0010ffff]+(?=@(?!sha\d+:))",
+           r"(?!\$\w+@|\*+@|\d{1,5}(?:[,;|)\]]|&\w+=))[^\s/?#\"'<>{}\\\x7f-\U0010ffff]+(?=@(?!sha\d+:[0-9a-f]{32}))",
            "app:hunter22@db.internal/app", before="postgres",
            near="http://a.example:8443/@app ssh://git@a.example:22/app docker://alpine:3@sha256:0a "
            "http://a.example:80&to=b@a.example http://b:$PASS@a.example http://${USER}:${PASS}@a.example",
@@ -118,7 +118,7 @@ def _expression(form: Format, start: str) -> re.Pattern[str]:
     found = literal = re.escape(start)
     if start[0].isalnum():
         escapes = [r"\\[bfnrt]", r"\\u[0-9A-Fa-f]{4}", r"\\x[0-9A-Fa-f]{2}", "%[0-9A-Fa-f]{2}"]
-        escapes += [rf"\x1b\[[0-9;]{{{length}}}m" for length in range(20)]
+        escapes += [rf"\x1b\[[0-9;:]{{{length}}}[mK]" for length in range(20)]
         after_escape = "".join(f"|(?<={escape}{literal})" for escape in escapes)
         found += f"(?:(?<![A-Za-z0-9]{literal}){after_escape})"
     if form.kept is not None:
@@ -225,18 +225,19 @@ def _entries(
             number += 1
             name = f"{shown} {number}"
         named = by_key and (_names_a_secret(key[-64:]) or (pair and key == "value"))
-        if key.endswith(_KEYS) and redact(f"{key}={item}") != f"{key}={item}":
-            named = True
+        if isinstance(item, str) and key.endswith(_KEYS):
+            named = named or redact(f"{key}={item}") == f"{key}={PLACEHOLDER}"
         copy[name] = redact_tree(item, redact, by_key=by_key, hide=hide or named)
     return copy
 
 
 def _text(text: str, redact: Callable[[str], str], by_key: bool, levels: int = 3) -> str:
     text = redact(text)
-    if by_key and ":" in text and text.lstrip()[:1] in ("{", "[", '"'):
+    opens = by_key or (_hides(text) and any(key in text for key in _KEYS))
+    if opens and ":" in text and text.lstrip()[:1] in ("{", "[", '"'):
         try:
             opened = _DECODER.decode(text)
-            shown = redact_tree(opened, redact, by_key=True)
+            shown = redact_tree(opened, redact, by_key=by_key)
         except RecursionError:
             return PLACEHOLDER
         except ValueError:
