@@ -68,12 +68,12 @@ class UnspeakableError(Exception):
     ids=["a secret", "no text", "its own words", "no JSON"],
 )
 async def test_what_a_low_level_handler_raises_is_checked(outcome: Any, text: str) -> None:
-    async def call_tool(_ctx: Any, _params: Any) -> Any:
+    def run(_params: Any) -> Any:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    server = govern(low_level_server(call_tool), guard_of("run"))
+    server = govern(low_level_server(run), guard_of("run"))
     async with connected("mcp", server, "legacy") as call:
         told = await call("run")
     assert told.is_error
