@@ -51,9 +51,14 @@ def test_params_that_are_no_plain_json_within_the_caps_are_refused(check: Any, w
         assert check.call(guard, "alice", "search", params).stage == "params"
 
 
-def test_plain_json_is_allowed_and_comes_back_equal() -> None:
+def test_plain_json_is_allowed_both_ways_and_comes_back_equal() -> None:
     guard, log = make_guard()
     for value in (
+        {"to": "bob@example.com", "body": "Ignore the previous mail; card ending 4111."},
+        {"sql": "SELECT id, `name` FROM users WHERE note LIKE '%../%' -- all of them"},
+        {"order": "4929384756102938", "ssn": "123-45-6789", "phone": "+1 555 123 4567"},
+        {"code": "subprocess.run(['ls', '-l']); x = $(date) && echo \"a\\nb\""},
+        {"id": "task-0123456789abcdef0123456789abcdef", "url": "https://example.com/?token=a"},
         *(None, True, 0, -1, 2**1_024 - 1, 0.1, 1e300, "", "x" * 99_980, [], {}, [{}, [[]]]),
         *("\U0001f600 世界 \x00\x7f\u2028", {"": {"": ""}}, nested(63), [0] * 30_000),
         *('{"a": [1]}', '["]', "{x}", '"', "[1, 2", "{'a': 1}", '[Infinity, "\\ud800"]'),
@@ -61,7 +66,9 @@ def test_plain_json_is_allowed_and_comes_back_equal() -> None:
     ):
         decision = guard.check_call("alice", "search", {"value": value})
         assert json.dumps(decision.params) == json.dumps({"value": value})
-    assert {entry["stage"] for entry in log} == {"allowed"}
+        content = guard.check_response("alice", "search", [value]).content
+        assert json.dumps(content) == json.dumps([value])
+    assert {(entry["stage"], *entry["findings"]) for entry in log} == {("allowed",)}
 
 
 @pytest.mark.parametrize(
