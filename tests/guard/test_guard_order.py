@@ -10,6 +10,7 @@ from support.parts import Down
 
 from agent_mcp_governance import ApprovalStatus
 
+Name = type("Name", (str,), {})  # a str that another class could say anything about
 ASKED = ["limiter", "callers", "validate", "budget", "approver"]
 
 
@@ -109,10 +110,6 @@ def test_the_caller_is_told_a_short_sentence_and_nothing_that_a_part_raised(
 def test_a_decision_shows_neither_params_nor_content() -> None:
     decision = Decision(True, "allowed", "Allowed.", {"q": "private"}, "private")
     assert "private" not in repr(decision)
-
-
-class Name(str):
-    """A str that another class could say anything about."""
 
 
 @in_both_forms

@@ -93,11 +93,15 @@ def test_a_cap_is_the_last_that_fits(limits: Any, fits: Any, over: Any) -> None:
     assert guard.check_call("alice", "search", over).stage == "params"
 
 
-def test_a_tools_rules_may_set_its_own_cap() -> None:
-    guard, _ = make_guard(tools={"search": ToolRules(max_params_chars=200_000)})
+def test_a_tools_rules_may_set_its_own_caps_of_params_and_responses() -> None:
+    caps = ToolRules(max_params_chars=200_000, max_response_chars=9)
+    guard, _ = make_guard(tools={"search": caps})
     assert guard.check_call("alice", "search", {"q": "x" * 150_000}).allowed
     assert guard.check_call("alice", "search", {"q": "x" * 200_000}).stage == "params"
     assert guard.check_call("alice", "refund", {"q": "x" * 150_000}).stage == "params"
+    assert guard.check_response("alice", "search", "x" * 9).allowed
+    assert guard.check_response("alice", "search", "x" * 10).stage == "response"
+    assert guard.check_response("alice", "refund", "x" * 10).allowed
 
 
 def test_tool_caller_and_audit_log_have_a_copy_each() -> None:

@@ -36,10 +36,7 @@ async def test_invalid_arguments_reach_no_approver_and_cost_no_budget(sdk: str) 
     assert "hunter22" not in str([entry["reason"] for entry in log])
 
 
-# JSON in a string, which the official SDK opens.
-
-
-@each_mode
+@each_mode  # of the official SDK, which opens such JSON
 async def test_json_in_a_string_is_opened_before_anybody_sees_it(mode: str) -> None:
     def echo(numbers: list[float], more: Any = None) -> str:
         return f"{numbers} {more}"
@@ -71,9 +68,6 @@ async def test_json_for_a_parameter_that_is_a_string_stays_a_string(sdk: str) ->
         for text in ('{"a": 1}', "[1, 2]", "null", '"quoted"', "12", "[no json"):
             maybe = text if sdk == "fastmcp" else "[no json"  # else the SDK opens it
             assert (await call("echo", text=text, maybe=maybe)).text == f"{text} {maybe}"
-
-
-# What a tool, or one with its name, is now.
 
 
 @each_sdk
@@ -142,9 +136,6 @@ async def test_a_tool_that_is_not_listed_is_asked_for_within_the_window_only() -
         stages = [(await call("hidden")).text.split()[1] for _ in range(6)]
     assert stages == ["(params):"] * 2 + ["(rate_limit):"] * 4
     assert len(listed) == 3
-
-
-# Schemas, some of which are hostile.
 
 
 def matching(pattern: str) -> Any:

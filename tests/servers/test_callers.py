@@ -13,7 +13,7 @@ from mcp_guard import mcp_sdk
 from mcp_guard.callers import bucket_label, verified_caller
 from pydantic import AnyHttpUrl
 from support import ROOT
-from support.clients import connected, each_sdk, each_sdk_and_mode, over_http, served_over_http
+from support.clients import connected, each_sdk, each_sdk_and_mode, http_url, over_http
 from support.isolated import run_isolated
 from support.servers import SHOP, Log, govern, guard_of, low_level_server, plain_server
 
@@ -80,7 +80,7 @@ async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) 
     log = Log()
     guard = guard_of("search", max_tool_calls=2, audit_sink=log)
     server = govern(authorised_shop(sdk), guard)
-    async with served_over_http(server) as url:
+    async with http_url(server) as url:
         async with over_http(sdk, url, token="token-1") as call:  # noqa: S106 - of this test
             for _ in range(2):
                 assert not (await call("search", query="tea")).is_error
@@ -103,7 +103,7 @@ async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) 
 async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str) -> None:
     log = Log()
     server = govern(plain_server(sdk, *SHOP), guard_of("search", audit_sink=log))
-    async with served_over_http(server) as url, over_http(sdk, url, mode) as call:
+    async with http_url(server) as url, over_http(sdk, url, mode) as call:
         assert await call.tools() == []
         told = await call("search", query="tea")
         assert told[:2] == (True, "Refused (caller): The caller is not known.")

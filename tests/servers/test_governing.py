@@ -81,9 +81,6 @@ async def test_resources_and_prompts_are_not_governed(sdk: str) -> None:
     assert log == []
 
 
-# Calls from tool to tool.
-
-
 def nested_server(sdk: str) -> Any:
     server = plain_server(sdk)
     server.tool("inner")(lambda: f"inner ran {TOKEN}")
@@ -113,9 +110,6 @@ async def test_the_official_sdk_shows_calls_from_tool_to_tool_to_nobody() -> Non
     async with connected("mcp", server) as call:
         assert "inner ran" in (await call("outer")).text
     assert {entry["tool_name"] for entry in log} == {"outer"}
-
-
-# Mounted servers, searches and proxies, which only fastmcp has.
 
 
 async def test_mounted_tools_are_governed_by_their_listed_names() -> None:

@@ -4,16 +4,9 @@ import gc
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
-from support.clients import (
-    Client,
-    connected,
-    each_sdk,
-    each_sdk_and_mode,
-    over_http,
-    over_stdio,
-    served_over_http,
-)
+from support.clients import connected, each_sdk, each_sdk_and_mode, http_url, over_http, over_stdio
 from support.servers import SHOP_TOOLS, TOKEN, Log, shop
 
 # What a guard could mistake for something else: ids, quotes, code, paths, markup, other scripts.
@@ -29,7 +22,7 @@ TEXTS = [
 ]
 
 
-async def run_ordinary_calls(call: Client, count: int) -> None:
+async def run_ordinary_calls(call: Any, count: int) -> None:
     """Make calls that have to pass, with arguments that have to come as they were sent."""
     for number in range(count):
         text = TEXTS[number // 4 % len(TEXTS)]
@@ -77,7 +70,7 @@ async def test_over_stdio_ordinary_calls_pass_and_others_are_refused(
 @each_sdk_and_mode
 async def test_over_http_ordinary_calls_pass(sdk: str, mode: str) -> None:
     log = Log()
-    server = served_over_http(shop(sdk, audit_sink=log, allow_anonymous=True))
+    server = http_url(shop(sdk, audit_sink=log, allow_anonymous=True))
     async with server as url, over_http(sdk, url, mode) as call:
         assert await call.tools() == SHOP_TOOLS
         await run_ordinary_calls(call, 200)

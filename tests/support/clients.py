@@ -105,7 +105,7 @@ async def over_stdio(sdk: str, mode: str, folder: Path) -> AsyncIterator[Client]
 
 
 @asynccontextmanager
-async def served_over_http(server: Any) -> AsyncIterator[str]:
+async def http_url(server: Any) -> AsyncIterator[str]:
     """Serve *server*; yield its URL."""
     is_fastmcp = isinstance(server, fastmcp.FastMCP)
     app = server.http_app(path="/mcp") if is_fastmcp else server.streamable_http_app()
