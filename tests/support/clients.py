@@ -93,13 +93,11 @@ async def over_stdio(sdk: str, mode: str, folder: Path) -> AsyncIterator[Client]
     arguments = ["-m", "support.servers", sdk]
     options: dict[str, Any] = {"env": paths, "cwd": str(folder)}
     with (folder / "stderr.txt").open("w") as errors:
-        transport: Any
+        quiet = {"keep_alive": False, "log_file": errors}
+        transport: Any = StdioTransport(sys.executable, arguments, **options, **quiet)
         if sdk == "mcp":
             process = StdioServerParameters(command=sys.executable, args=arguments, **options)
             transport = stdio_client(process, errors)
-        else:
-            options |= {"keep_alive": False, "log_file": errors}
-            transport = StdioTransport(sys.executable, arguments, **options)
         async with connected(sdk, transport, mode) as client:
             yield client
 

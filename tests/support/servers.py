@@ -91,10 +91,7 @@ SHOP = [search, refund, run_sql, send_email, delete_orders]
 def low_level_server(
     run: Callable[[Any], Any], schema: Callable[[], dict[str, Any]] = dict
 ) -> Server[Any]:
-    """Return a low-level server whose only tool is *run*, listed on its second page.
-
-    *run* gets the parameters of each request, and returns a text, or a result of any kind.
-    """
+    """Return a server that lists "run" on its second page; *run* answers every request."""
 
     async def list_tools(_ctx: Any, params: Any) -> ListToolsResult:
         if params.cursor is None:
