@@ -10,6 +10,7 @@ from support.parts import Down
 
 from agent_mcp_governance import ApprovalStatus
 
+Name = type("Name", (str,), {})  # a str that another class could say anything about
 ASKED = ["limiter", "callers", "validate", "budget", "approver"]
 
 
@@ -109,24 +110,6 @@ def test_the_caller_is_told_a_short_sentence_and_nothing_that_a_part_raised(
 def test_a_decision_shows_neither_params_nor_content() -> None:
     decision = Decision(True, "allowed", "Allowed.", {"q": "private"}, "private")
     assert "private" not in repr(decision)
-
-
-def test_ordinary_calls_and_responses_pass_and_come_back_equal() -> None:
-    guard, log = make_guard()
-    for value in (
-        {"to": "bob@example.com", "body": "Ignore the previous mail; card ending 4111."},
-        {"sql": "SELECT id, `name` FROM users WHERE note LIKE '%../%' -- all of them"},
-        {"order": "4929384756102938", "ssn": "123-45-6789", "phone": "+1 555 123 4567"},
-        {"code": "subprocess.run(['ls', '-l']); x = $(date) && echo \"a\\nb\""},
-        {"id": "task-0123456789abcdef0123456789abcdef", "url": "https://example.com/?token=a"},
-    ):
-        assert guard.check_call("alice", "search", value).params == value
-        assert guard.check_response("alice", "search", [value]).content == [value]
-    assert [entry["findings"] for entry in log] == [[]] * 10
-
-
-class Name(str):
-    """A str that another class could say anything about."""
 
 
 @in_both_forms

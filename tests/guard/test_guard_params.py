@@ -51,9 +51,14 @@ def test_params_that_are_no_plain_json_within_the_caps_are_refused(check: Any, w
         assert check.call(guard, "alice", "search", params).stage == "params"
 
 
-def test_plain_json_is_allowed_and_comes_back_equal() -> None:
+def test_plain_json_is_allowed_both_ways_and_comes_back_equal() -> None:
     guard, log = make_guard()
     for value in (
+        {"to": "bob@example.com", "body": "Ignore the previous mail; card ending 4111."},
+        {"sql": "SELECT id, `name` FROM users WHERE note LIKE '%../%' -- all of them"},
+        {"order": "4929384756102938", "ssn": "123-45-6789", "phone": "+1 555 123 4567"},
+        {"code": "subprocess.run(['ls', '-l']); x = $(date) && echo \"a\\nb\""},
+        {"id": "task-0123456789abcdef0123456789abcdef", "url": "https://example.com/?token=a"},
         *(None, True, 0, -1, 2**1_024 - 1, 0.1, 1e300, "", "x" * 99_980, [], {}, [{}, [[]]]),
         *("\U0001f600 世界 \x00\x7f\u2028", {"": {"": ""}}, nested(63), [0] * 30_000),
         *('{"a": [1]}', '["]', "{x}", '"', "[1, 2", "{'a': 1}", '[Infinity, "\\ud800"]'),
@@ -61,7 +66,9 @@ def test_plain_json_is_allowed_and_comes_back_equal() -> None:
     ):
         decision = guard.check_call("alice", "search", {"value": value})
         assert json.dumps(decision.params) == json.dumps({"value": value})
-    assert {entry["stage"] for entry in log} == {"allowed"}
+        content = guard.check_response("alice", "search", [value]).content
+        assert json.dumps(content) == json.dumps([value])
+    assert {(entry["stage"], *entry["findings"]) for entry in log} == {("allowed",)}
 
 
 @pytest.mark.parametrize(
@@ -86,11 +93,15 @@ def test_a_cap_is_the_last_that_fits(limits: Any, fits: Any, over: Any) -> None:
     assert guard.check_call("alice", "search", over).stage == "params"
 
 
-def test_a_tools_rules_may_set_its_own_cap() -> None:
-    guard, _ = make_guard(tools={"search": ToolRules(max_params_chars=200_000)})
+def test_a_tools_rules_may_set_its_own_caps_of_params_and_responses() -> None:
+    caps = ToolRules(max_params_chars=200_000, max_response_chars=9)
+    guard, _ = make_guard(tools={"search": caps})
     assert guard.check_call("alice", "search", {"q": "x" * 150_000}).allowed
     assert guard.check_call("alice", "search", {"q": "x" * 200_000}).stage == "params"
     assert guard.check_call("alice", "refund", {"q": "x" * 150_000}).stage == "params"
+    assert guard.check_response("alice", "search", "x" * 9).allowed
+    assert guard.check_response("alice", "search", "x" * 10).stage == "response"
+    assert guard.check_response("alice", "refund", "x" * 10).allowed
 
 
 def test_tool_caller_and_audit_log_have_a_copy_each() -> None:

@@ -49,13 +49,6 @@ def test_images_have_a_cap_of_their_own_and_are_not_looked_into() -> None:
     assert found == [([], ""), ([], "10000001 of them")]
 
 
-def test_a_tools_rules_may_set_its_own_cap() -> None:
-    guard, _ = make_guard(tools={"search": ToolRules(max_response_chars=9)})
-    assert guard.check_response("alice", "search", "x" * 9).allowed
-    assert guard.check_response("alice", "search", "x" * 10).stage == "response"
-    assert guard.check_response("alice", "refund", "x" * 10).allowed
-
-
 @in_both_forms
 def test_secrets_are_cut_out_of_a_response_and_the_rest_is_returned(check: Any) -> None:
     guard, log = make_guard()

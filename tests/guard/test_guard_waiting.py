@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from mcp_guard import Decision, JsonLinesAuditSink, Limits, flow
 from mcp_guard.windows import Window
-from support.guards import Async, Sync, in_both_forms, make_guard, make_guard_with, run
+from support.guards import Async, Sync, cancelled, in_both_forms, make_guard, make_guard_with, run
 from support.parts import Down
 
 from agent_mcp_governance import ApprovalStatus
@@ -104,12 +104,6 @@ def test_a_part_runs_in_a_thread_unless_it_says_that_it_never_blocks(
     variable.set("mine")
     assert getattr(Async, name)(guard, "alice", "search", {}).allowed
     assert seen == [(blocking, "mine")]
-
-
-async def cancelled(*_: object) -> Any:
-    future = asyncio.get_running_loop().create_future()
-    future.cancel()
-    return await future
 
 
 @each_part

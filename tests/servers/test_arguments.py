@@ -6,22 +6,12 @@ from typing import Annotated, Any, Literal
 import pytest
 from fastmcp.exceptions import ToolError
 from fastmcp.server import create_proxy
-from mcp.types import CallToolResult
 from mcp_guard import ToolRules
 from mcp_guard.adapters import validator
 from pydantic import BaseModel, Field, TypeAdapter
 from support.clients import connected, each_mode, each_sdk, serving
-from support.servers import (
-    TOKEN,
-    Approver,
-    Log,
-    govern,
-    guard_of,
-    low_level_server,
-    plain_server,
-    result,
-    shop,
-)
+from support.guards import SECRET
+from support.servers import Approver, Log, govern, guard_of, low_level_server, plain_server, shop
 
 from agent_mcp_governance import ApprovalStatus
 
@@ -46,10 +36,7 @@ async def test_invalid_arguments_reach_no_approver_and_cost_no_budget(sdk: str) 
     assert "hunter22" not in str([entry["reason"] for entry in log])
 
 
-# JSON in a string, which the official SDK opens.
-
-
-@each_mode
+@each_mode  # of the official SDK, which opens such JSON
 async def test_json_in_a_string_is_opened_before_anybody_sees_it(mode: str) -> None:
     def echo(numbers: list[float], more: Any = None) -> str:
         return f"{numbers} {more}"
@@ -81,9 +68,6 @@ async def test_json_for_a_parameter_that_is_a_string_stays_a_string(sdk: str) ->
         for text in ('{"a": 1}', "[1, 2]", "null", '"quoted"', "12", "[no json"):
             maybe = text if sdk == "fastmcp" else "[no json"  # else the SDK opens it
             assert (await call("echo", text=text, maybe=maybe)).text == f"{text} {maybe}"
-
-
-# What a tool, or one with its name, is now.
 
 
 @each_sdk
@@ -145,19 +129,13 @@ async def test_each_version_of_a_fastmcp_tool_has_its_own_schema() -> None:
 
 
 async def test_a_tool_that_is_not_listed_is_asked_for_within_the_window_only() -> None:
-    async def call_tool(_ctx: Any, _params: Any) -> CallToolResult:
-        return result("ran")
-
     listed: list[int] = []
-    server = low_level_server(call_tool, lambda: listed.append(1) or {})
+    server = low_level_server(lambda _: "ran", lambda: listed.append(1) or {})
     govern(server, guard_of("hidden", max_calls_per_window=2))
     async with connected("mcp", server) as call:
         stages = [(await call("hidden")).text.split()[1] for _ in range(6)]
     assert stages == ["(params):"] * 2 + ["(rate_limit):"] * 4
     assert len(listed) == 3
-
-
-# Schemas, some of which are hostile.
 
 
 def matching(pattern: str) -> Any:
@@ -237,12 +215,12 @@ async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(
 ) -> None:
     ran: list[Any] = []
 
-    async def call_tool(_ctx: Any, params: Any) -> CallToolResult:
+    def run(params: Any) -> str:
         ran.append(params.arguments)
-        return result("ran")
+        return "ran"
 
     schema = {"properties": {"a": {"type": ["integer", "string"]}}}
-    server = govern(low_level_server(call_tool, schema.copy), guard_of("run", "hidden"))
+    server = govern(low_level_server(run, schema.copy), guard_of("run", "hidden"))
     async with connected("mcp", server, mode) as call:
         assert (await call("run", a="[1]"))[:2] == (False, "ran")
         assert (await call("run", a=[1])).text.startswith("Refused (params)")
@@ -279,8 +257,8 @@ def test_no_half_of_a_secret_is_said_of_arguments_that_are_not_valid() -> None:
     validate = validator({"additionalProperties": False})
     for shift in range(200, 300, 12):  # the sentence is cut short within the secret, too
         with pytest.raises(ValueError, match="not valid: Additional") as raised:
-            validate({f"{'x' * shift} {TOKEN}": 1})
-        assert TOKEN[:8] not in str(raised.value)
+            validate({f"{'x' * shift} {SECRET}": 1})
+        assert SECRET[:8] not in str(raised.value)
 
 
 def test_a_schema_elsewhere_is_never_fetched() -> None:

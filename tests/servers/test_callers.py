@@ -9,29 +9,13 @@ from mcp.server.auth.middleware.auth_context import auth_context_var, get_access
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
-from mcp.types import CallToolResult
 from mcp_guard import mcp_sdk
 from mcp_guard.callers import bucket_label, verified_caller
 from pydantic import AnyHttpUrl
 from support import ROOT
-from support.clients import (
-    MODES,
-    connected,
-    each_sdk,
-    each_sdk_and_mode,
-    over_http,
-    served_over_http,
-)
+from support.clients import connected, each_sdk, each_sdk_and_mode, http_url, over_http
 from support.isolated import run_isolated
-from support.servers import (
-    SHOP,
-    Log,
-    govern,
-    guard_of,
-    low_level_server,
-    plain_server,
-    result,
-)
+from support.servers import SHOP, Log, govern, guard_of, low_level_server, plain_server
 
 
 def token(client: str = "webapp", subject: str | None = "alice", claims: Any = None) -> AccessToken:
@@ -96,13 +80,13 @@ async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) 
     log = Log()
     guard = guard_of("search", max_tool_calls=2, audit_sink=log)
     server = govern(authorised_shop(sdk), guard)
-    async with served_over_http(server) as url:
+    async with http_url(server) as url:
         async with over_http(sdk, url, token="token-1") as call:  # noqa: S106 - of this test
             for _ in range(2):
                 assert not (await call("search", query="tea")).is_error
             posing = await call("search", query="tea", meta={"client_id": "x", "subject": "y"})
             assert posing.text.startswith("Refused (budget)")
-        for mode in MODES:  # a new session does not start a new budget
+        for mode in ("auto", "legacy"):  # a new session does not start a new budget
             async with over_http(sdk, url, mode, "token-1") as call:
                 assert (await call("search", query="tea")).text.startswith("Refused (budget)")
             async with over_http(sdk, url, mode, "token-2") as call:
@@ -119,7 +103,7 @@ async def test_over_http_a_budget_belongs_to_the_subject_of_the_token(sdk: str) 
 async def test_over_http_a_caller_without_a_token_is_refused(sdk: str, mode: str) -> None:
     log = Log()
     server = govern(plain_server(sdk, *SHOP), guard_of("search", audit_sink=log))
-    async with served_over_http(server) as url, over_http(sdk, url, mode) as call:
+    async with http_url(server) as url, over_http(sdk, url, mode) as call:
         assert await call.tools() == []
         told = await call("search", query="tea")
         assert told[:2] == (True, "Refused (caller): The caller is not known.")
@@ -137,10 +121,8 @@ async def test_a_caller_is_checked_by_the_schema_that_the_server_lists_for_this_
         shelves = {"alice": ["open", "closed"], "bob": ["open"]}[asked[-1]]
         return {"properties": {"shelf": {"enum": shelves}}}
 
-    async def read(_ctx: Any, params: Any) -> CallToolResult:
-        return result(params.arguments["shelf"])
-
-    server = govern(low_level_server(read, schema), guard_of("run"))
+    server = low_level_server(lambda params: params.arguments["shelf"], schema)
+    govern(server, guard_of("run"))
     for name, told in [("alice", "closed"), ("bob", "Refused (params)"), ("alice", "closed")]:
         auth_context_var.set(AuthenticatedUser(token(subject=name)))
         async with connected("mcp", server) as call:

@@ -1,27 +1,18 @@
 """Calls that are given up, by the client or by an approver."""
 
-import asyncio
-
 import anyio
 import pytest
 from mcp_guard import ToolRules
 from support.clients import connected, each_sdk_and_mode, serving
+from support.guards import cancelled
 from support.servers import Log, shop
 
 from agent_mcp_governance import ApprovalStatus
 
 
-async def give_up(*_: object) -> ApprovalStatus:
-    """Wait for an answer whose future is cancelled, as a chat library does that disconnects."""
-    answer = asyncio.get_running_loop().create_future()
-    answer.cancel()
-    await answer
-    return ApprovalStatus.APPROVED
-
-
 @each_sdk_and_mode
 async def test_an_approver_given_up_denies_and_the_connection_stays(sdk: str, mode: str) -> None:
-    async with connected(sdk, shop(sdk, approver=give_up), mode) as call:
+    async with connected(sdk, shop(sdk, approver=cancelled), mode) as call:
         for _ in range(2):
             refused = await call("refund", order="A-17", amount=40)
             assert refused[:2] == (True, "Refused (approval): The approver failed.")

@@ -49,9 +49,6 @@ async def test_a_protocol_error_keeps_its_code_and_loses_its_secrets(sdk: str, m
             assert error.data["hint"] == (data and data.replace(TOKEN, "[REDACTED]"))
 
 
-# Over the handshake protocols the SDK sends the text of any exception of a low-level server.
-
-
 class UnspeakableError(Exception):
     def __str__(self) -> str:
         raise ValueError(f"no text, but {TOKEN}")
@@ -67,13 +64,14 @@ class UnspeakableError(Exception):
     ],
     ids=["a secret", "no text", "its own words", "no JSON"],
 )
+# Over the handshake protocols the SDK sends the text of any exception of a low-level server.
 async def test_what_a_low_level_handler_raises_is_checked(outcome: Any, text: str) -> None:
-    async def call_tool(_ctx: Any, _params: Any) -> Any:
+    def run(_params: Any) -> Any:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    server = govern(low_level_server(call_tool), guard_of("run"))
+    server = govern(low_level_server(run), guard_of("run"))
     async with connected("mcp", server, "legacy") as call:
         told = await call("run")
     assert told.is_error

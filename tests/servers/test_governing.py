@@ -81,12 +81,9 @@ async def test_resources_and_prompts_are_not_governed(sdk: str) -> None:
     assert log == []
 
 
-# Calls from tool to tool.
-
-
 def nested_server(sdk: str) -> Any:
     server = plain_server(sdk)
-    server.tool("inner")(lambda: "inner ran")
+    server.tool("inner")(lambda: f"inner ran {TOKEN}")
 
     @server.tool()
     async def outer() -> str:
@@ -115,38 +112,23 @@ async def test_the_official_sdk_shows_calls_from_tool_to_tool_to_nobody() -> Non
     assert {entry["tool_name"] for entry in log} == {"outer"}
 
 
-# Mounted servers, searches and proxies, which only fastmcp has.
-
-
-def child_that_calls_its_own_tools() -> Any:
-    child = fastmcp.FastMCP("child")
-    child.tool(lambda: TOKEN, name="read")
-    child.tool(lambda: "deleted", name="delete")
-
-    @child.tool()
-    async def tidy(ctx: fastmcp.Context) -> str:
-        return str(await ctx.fastmcp.call_tool("delete", {}))
-
-    return child
-
-
 async def test_mounted_tools_are_governed_by_their_listed_names() -> None:
     server = plain_server("fastmcp")
-    server.mount(child_that_calls_its_own_tools(), namespace="files")
-    async with connected("fastmcp", govern(server, guard_of("files_read"))) as call:
-        assert await call.tools() == ["files_read"]
-        assert (await call("files_read"))[:2] == (False, "[REDACTED]")
-        for refused in ("read", "files_delete", "files_tidy"):
+    server.mount(nested_server("fastmcp"), namespace="files")
+    async with connected("fastmcp", govern(server, guard_of("files_inner"))) as call:
+        assert await call.tools() == ["files_inner"]
+        assert (await call("files_inner"))[:2] == (False, "inner ran [REDACTED]")
+        for refused in ("inner", "outer", "files_outer"):
             assert (await call(refused)).text.startswith("Refused (allow_list)")
 
 
 async def test_what_a_mounted_server_calls_itself_needs_a_guard_there() -> None:
-    child, server = child_that_calls_its_own_tools(), plain_server("fastmcp")
+    child, server = nested_server("fastmcp"), plain_server("fastmcp")
     server.mount(child, namespace="files")
-    async with connected("fastmcp", govern(server, guard_of("files_tidy"))) as call:
-        assert "deleted" in (await call("files_tidy")).text  # the hole, as the module says
-        govern(child, guard_of("tidy"))
-        assert "Refused (allow_list)" in (await call("files_tidy")).text
+    async with connected("fastmcp", govern(server, guard_of("files_outer"))) as call:
+        assert "inner ran" in (await call("files_outer")).text  # the hole, as the module says
+        govern(child, guard_of("outer"))
+        assert "Refused (allow_list)" in (await call("files_outer")).text
 
 
 async def test_a_tool_behind_a_search_can_be_allowed_and_is_governed_by_its_name() -> None:

@@ -10,16 +10,7 @@ from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp_guard import ToolRules
 from pydantic import create_model
 from support.clients import connected, each_sdk
-from support.servers import (
-    TOKEN,
-    Approver,
-    Log,
-    govern,
-    guard_of,
-    low_level_server,
-    plain_server,
-    result,
-)
+from support.servers import TOKEN, Approver, Log, govern, guard_of, low_level_server, plain_server
 
 STATE = f"../{TOKEN}"  # the server's own
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}}
@@ -71,13 +62,11 @@ async def test_with_the_older_protocol_an_answer_reaches_the_tool_unchecked() ->
 async def test_the_state_of_a_low_level_server_is_its_own() -> None:
     states: list[str | None] = []
 
-    async def call_tool(_ctx: Any, params: Any) -> types.CallToolResult | types.InputRequiredResult:
+    def run(params: Any) -> str | types.InputRequiredResult:
         states.append(params.request_state)
-        if params.request_state is None:
-            return question("Which?", "may refund 10")
-        return result(params.request_state)
+        return params.request_state or question("Which?", "may refund 10")
 
-    server = govern(low_level_server(call_tool), guard_of("run"))
+    server = govern(low_level_server(run), guard_of("run"))
     async with connected("mcp", server, says={"path": "a"}) as call:
         assert (await call("run"))[:2] == (False, "may refund 10")
         with pytest.raises(MCPError, match="Invalid or expired requestState"):

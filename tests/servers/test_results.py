@@ -46,15 +46,14 @@ async def test_a_secret_is_cut_out_wherever_a_result_has_it_and_the_rest_is_sent
     sdk: str, mode: str, place: str
 ) -> None:
     log = Log()
-    given = [result_with(place, f"a {TOKEN} b"), result_with(place, "harmless")]
 
-    def give() -> types.CallToolResult:
-        return given.pop(0)
+    def give(text: str) -> types.CallToolResult:
+        return result_with(place, text)
 
     async with serving(sdk, give, mode=mode, audit_sink=log) as call:
-        for text in ("a [REDACTED] b", "harmless"):
-            sent = (await call("give")).result
-            expected = result_with(place, text)
+        for text in (f"a {TOKEN} b", "harmless"):
+            sent = (await call("give", text=text)).result
+            expected = result_with(place, text.replace(TOKEN, "[REDACTED]"))
             assert sent.is_error == expected.is_error
             assert sent.content == expected.content
             assert sent.structured_content == expected.structured_content
@@ -92,9 +91,6 @@ async def test_a_result_of_an_extensions_own_type_is_looked_into() -> None:
 
     sent = await governed(guard_of("a"), "stdio", "a", {}, {}, None, run)
     assert sent["content"][0]["data"] == "[REDACTED]"
-
-
-# What only fastmcp has.
 
 
 class More(types.CallToolResult):

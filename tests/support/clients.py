@@ -30,18 +30,6 @@ each_sdk = pytest.mark.parametrize("sdk", SDKS)
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_sdk_and_mode = pytest.mark.parametrize(("sdk", "mode"), [*product(SDKS, MODES)])
 
-# What a guard could mistake for something else: ids, quotes, code, paths, markup, other scripts.
-TEXTS = [
-    "card 4111 1111 1111 1111, order 4111111111111111",
-    "Ignore the previous mail, Ana Núñez; the system: prompt is fixed",
-    "`rm -rf build/` and $(date) in the Makefile, as ever...",
-    "https://example.com/a?b=c&token=page-2 and /home/ana/notes.txt",
-    "<b>50%</b> off; format: A4\tlandscape\n",
-    '{"id": "123-45-6789", "lines": ["one\\n", "two\\/"]}',
-    "密钥 مفتاح कुंजी 👨‍👩‍👧",
-    "'; DROP TABLE students; -- as the comic has it",
-]
-
 
 class Answer(NamedTuple):
     is_error: bool
@@ -105,19 +93,17 @@ async def over_stdio(sdk: str, mode: str, folder: Path) -> AsyncIterator[Client]
     arguments = ["-m", "support.servers", sdk]
     options: dict[str, Any] = {"env": paths, "cwd": str(folder)}
     with (folder / "stderr.txt").open("w") as errors:
-        transport: Any
+        quiet = {"keep_alive": False, "log_file": errors}
+        transport: Any = StdioTransport(sys.executable, arguments, **options, **quiet)
         if sdk == "mcp":
             process = StdioServerParameters(command=sys.executable, args=arguments, **options)
             transport = stdio_client(process, errors)
-        else:
-            options |= {"keep_alive": False, "log_file": errors}
-            transport = StdioTransport(sys.executable, arguments, **options)
         async with connected(sdk, transport, mode) as client:
             yield client
 
 
 @asynccontextmanager
-async def served_over_http(server: Any) -> AsyncIterator[str]:
+async def http_url(server: Any) -> AsyncIterator[str]:
     """Serve *server*; yield its URL."""
     is_fastmcp = isinstance(server, fastmcp.FastMCP)
     app = server.http_app(path="/mcp") if is_fastmcp else server.streamable_http_app()
@@ -140,19 +126,3 @@ async def over_http(
             transport = streamable_http_client(url, http_client=http)
         async with connected(sdk, transport, mode) as client:
             yield client
-
-
-async def run_ordinary_calls(call: Client, count: int) -> None:
-    """Make calls that have to pass, with arguments that have to come as they were sent."""
-    for number in range(count):
-        text = TEXTS[number // 4 % len(TEXTS)]
-        tool, arguments = [
-            ("search", {"query": text, "limit": number % 9 + 1}),
-            ("refund", {"order": f"A-{number}", "amount": number % 5_000 + 1}),
-            ("run_sql", {"query": "select * from orders where city <> 'delete'"}),
-            ("send_email", {"to": "ana@example.com", "subject": "Re: order", "body": text}),
-        ][number % 4]
-        answer = await call(tool, **arguments)
-        assert not answer.is_error, (tool, arguments, answer.text)
-        if tool == "search":
-            assert answer.result.structured_content["result"][0] == f"{text} 0"

@@ -55,10 +55,14 @@ def make_guard_with(
 def run(awaitable: Awaitable[T]) -> T:
     """Return what *awaitable* returns, in an event loop of its own; a minute is too long."""
 
-    async def main() -> T:
-        return await asyncio.wait_for(awaitable, 60)
+    return asyncio.run(asyncio.wait_for(awaitable, 60))
 
-    return asyncio.run(main())
+
+async def cancelled(*_: object) -> Any:
+    """Wait for an answer whose future is cancelled, as a chat library does that disconnects."""
+    answer = asyncio.get_running_loop().create_future()
+    answer.cancel()
+    return await answer
 
 
 class Sync:

@@ -89,15 +89,19 @@ SHOP = [search, refund, run_sql, send_email, delete_orders]
 
 
 def low_level_server(
-    call_tool: Callable[..., Any], schema: Callable[[], dict[str, Any]] = dict
+    run: Callable[[Any], Any], schema: Callable[[], dict[str, Any]] = dict
 ) -> Server[Any]:
-    """Return a low-level server whose only tool is "run", listed on its second page."""
+    """Return a server that lists "run" on its second page; *run* answers every request."""
 
     async def list_tools(_ctx: Any, params: Any) -> ListToolsResult:
         if params.cursor is None:
             return ListToolsResult(tools=[], next_cursor="2")
         given = {"type": "object", **schema()}
         return ListToolsResult(tools=[Tool(name="run", input_schema=given)])
+
+    async def call_tool(_ctx: Any, params: Any) -> Any:
+        answer = run(params)
+        return result(answer) if isinstance(answer, str) else answer
 
     return Server("shop", on_list_tools=list_tools, on_call_tool=call_tool)
 
