@@ -8,12 +8,13 @@ Governed are tool calls (arguments, the client's answers, results, errors) and `
 shows what the caller may call. Tools of a mounted server have the names that this server lists,
 tools behind a search their own. A tool that calls another through ``Context.fastmcp`` is charged
 for both. Not governed are resources and prompts, which the application or the user picks; ``_meta``
-and headers; what other middleware answers, as from a cache; what a tool sends or asks while it
-runs, and what is answered then; the results of background tasks; and what a mounted server's tools
-call there, through their own ``Context.fastmcp``: govern that server too, with a guard of its own,
-and calls from here pass both. Clients may choose any version of a tool, and none through a proxy.
-The interface of a ``FastMCPApp`` calls tools by hashed names, which cannot be allowed. Valid
-values are still pydantic's to convert, unless the server has ``strict_input_validation=True``.
+and headers; the server's own ``request_state``, which is sealed; what other middleware answers, as
+from a cache; what a tool sends or asks while it runs, and what is answered then; the results of
+background tasks; and what a mounted server's tools call there, through their own
+``Context.fastmcp``: govern that server too, with a guard of its own, and calls from here pass both.
+Clients may choose any version of a tool, and none through a proxy. The interface of a
+``FastMCPApp`` calls tools by hashed names, which cannot be allowed. Valid values are still
+pydantic's to convert, unless the server has ``strict_input_validation=True``.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 

@@ -6,11 +6,12 @@ The last line before ``server.run()``::
 
 Governed are tool calls (arguments, the client's answers, results, errors) and ``tools/list``, which
 shows what the caller may call. Not governed are resources and prompts, which the application or the
-user picks; ``_meta`` and headers; what a tool sends or asks while it runs, and what is answered
-then, which with protocol 2025-11-25 is every answer; and a tool that calls ``server.call_tool``,
-which the SDK shows to nobody. Valid values are still pydantic's to convert, unless their types are
-strict; JSON in a parameter without a type is opened by the SDK. A schema that a low-level server
-changes counts for a caller once that one lists the tools.
+user picks; ``_meta`` and headers; the server's own ``requestState``, which is sealed; what a tool
+sends or asks while it runs, and what is answered then, which with protocol 2025-11-25 is every
+answer; and a tool that calls ``server.call_tool``, which the SDK shows to nobody. Valid values are
+still pydantic's to convert, unless their types are strict; JSON in a parameter without a type is
+opened by the SDK. A schema that a low-level server changes counts for a caller once that one lists
+the tools.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 

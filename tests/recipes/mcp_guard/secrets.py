@@ -105,7 +105,7 @@ FORMATS = (
     Format("URL", r"://  :\/\/",
            r"(?!\$\w+@|\*+@|\d{1,5}(?:[,;|)\]]|&\w+=))[^\s/?#\"'<>{}\\\x7f-\U0010ffff]+(?=@(?!sha\d+:[0-9a-f]{32}))",
            "app:hunter22@db.internal/app", before="postgres",
-           near="http://a.example:8443/@app ssh://git@a.example:22/app docker://alpine:3@sha256:0a "
+           near=f"http://a.example:8443/@app ssh://git@a.example:22/app docker://a:3@sha256:{_HEX} "
            "http://a.example:80&to=b@a.example http://b:$PASS@a.example http://${USER}:${PASS}@a.example",
            kept=r"[^\s/:?#\"'<>{}\\\x7f-\U0010ffff]*:"),
 )
