@@ -9,7 +9,7 @@ JSON's escapes, or escaped more than three times, is not found.
 import json
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 PLACEHOLDER = "[REDACTED]"
@@ -233,8 +233,9 @@ def _entries(
 
 def _text(text: str, redact: Callable[[str], str], by_key: bool, levels: int = 3) -> str:
     text = redact(text)
-    opens = by_key or (_hides(text) and any(key in text for key in _KEYS))
-    if opens and ":" in text and text.lstrip()[:1] in ("{", "[", '"'):
+    hides = _hides(text)
+    is_json = ":" in text and text.lstrip()[:1] in ("{", "[", '"')
+    if is_json and (by_key or (hides and any(key in text for key in _KEYS))):
         try:
             opened = _DECODER.decode(text)
             shown = redact_tree(opened, redact, by_key=by_key)
@@ -244,17 +245,19 @@ def _text(text: str, redact: Callable[[str], str], by_key: bool, levels: int = 3
             pass
         else:
             return text if shown == opened else json.dumps(shown)
-    if levels and _hides(text):
-        return _RUN.sub(lambda run: _run(run[0], redact, levels), text)
-    return text
+    return _RUN.sub(partial(_run, redact, levels), text) if hides and levels else text
 
 
-def _run(text: str, redact: Callable[[str], str], levels: int) -> str:
+def _run(redact: Callable[[str], str], levels: int, run: re.Match[str]) -> str:
     """Redact what stands between two quotes of JSON, of JSON lines, or of JSON in other text."""
-    if not _hides(text) or (redact is _ours and _is_short(text)):
+    text = run[0]
+    if not _hides(text) or (redact is _ours and _is_short(text)) or not _ESCAPE.search(text):
         return text
-    opened = _ESCAPE.sub(_letter, text)
-    shown = opened if opened == text else _text(opened, redact, False, levels - 1)
+    try:
+        opened = _DECODER.decode(f'"{text}"')
+    except ValueError:  # a backslash of other text; one by one they take longer
+        opened = _ESCAPE.sub(_letter, text)
+    shown = _text(opened, redact, False, levels - 1)
     return text if shown == opened else json.dumps(shown)[1:-1]
 
 
