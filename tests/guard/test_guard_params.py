@@ -149,6 +149,13 @@ def test_a_secret_is_refused_if_the_tools_rules_say_so(check: Any) -> None:
     assert SECRET not in json.dumps(log)
 
 
+def test_a_redact_of_ones_own_sees_each_text_of_json_inside_a_string() -> None:
+    rules = {"search": ToolRules(refuse_secrets=True)}
+    guard, log = make_guard(tools=rules, redact=lambda text: text if text != "B-17" else "[BADGE]")
+    assert guard.check_call("alice", "search", {"q": '{"id": "B-17"}'}).stage == "secret"
+    assert log[0]["detail"] == "at q.(JSON).id"
+
+
 @in_both_forms
 def test_what_is_sent_besides_the_arguments_is_checked_alike_and_kept_from_the_tool(
     check: Any,

@@ -132,7 +132,11 @@ def test_what_stands_under_the_issuers_own_key_is_cut_out():
     text = json.dumps(keys).replace("/", "\\/")
     assert json.loads(redact_tree(text)) == shown
     others = {"SecretAccessKey": "0" * 39, "SecretAccessKeyId": secret, "name": secret}
-    others |= {"AccountKey": [account], "secret_access_key": {"of": "alice"}}
+    others |= {
+        "aws_secret_access_key": int("7" * 40),
+        "AccountKey": [account],
+        "secret_access_key": {"of": "alice"},
+    }
     assert redact_tree(others) == others
     sentence = {"AccountKey": f"The old key {TOKEN} is revoked."}
     assert redact_tree(sentence) == {"AccountKey": f"The old key {PLACEHOLDER} is revoked."}
