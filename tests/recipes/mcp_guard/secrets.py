@@ -64,7 +64,7 @@ FORMATS = (
            near="AROAQ2W3E4R5T6Y7U2I3 ASIA2024010112345678 AKIAQ2W3E4R5T6Y7U2I3A"),
     # "Configuration and credential file settings", and as AssumeRole spells it.
     Format("AWS", "secret_access_key SECRET_ACCESS_KEY SecretAccessKey secretAccessKey",
-           "[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])", f" = {_MIX[:38]}/+",
+           r"(?:[A-Za-z0-9/+]|\\/){40}(?![A-Za-z0-9/+=])", f" = {_MIX[:38]}/+",
            near=f"secret_access_key = {_HEX}", kept=r"\s{0,60}[^A-Za-z0-9/+]{1,8}"),
     # "Configure connection strings", "Create a service SAS". Base64 of 64 or 32 bytes.
     Format("Azure", "AccountKey= SharedAccessKey=", "[A-Za-z0-9+/]{43}(?:[A-Za-z0-9+/]{43}=)?=",
@@ -233,19 +233,17 @@ def _entries(
 
 def _text(text: str, redact: Callable[[str], str], by_key: bool, levels: int = 3) -> str:
     text = redact(text)
-    hides = _hides(text)
-    is_json = ":" in text and text.lstrip()[:1] in ("{", "[", '"')
-    if is_json and (by_key or (hides and any(key in text for key in _KEYS))):
+    if by_key and ":" in text and text.lstrip()[:1] in ("{", "[", '"'):
         try:
             opened = _DECODER.decode(text)
-            shown = redact_tree(opened, redact, by_key=by_key)
+            shown = redact_tree(opened, redact, by_key=True)
         except RecursionError:
             return PLACEHOLDER
         except ValueError:
             pass
         else:
             return text if shown == opened else json.dumps(shown)
-    return _RUN.sub(partial(_run, redact, levels), text) if hides and levels else text
+    return _RUN.sub(partial(_run, redact, levels), text) if levels and _hides(text) else text
 
 
 def _run(redact: Callable[[str], str], levels: int, run: re.Match[str]) -> str:
