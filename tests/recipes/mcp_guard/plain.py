@@ -136,13 +136,13 @@ def _in_words(path: Any, redact: Callable[[str], str]) -> str:
 
 
 def opened(text: str) -> Any:
-    """Return what JSON parsing makes of *text*, or ``NOTHING`` if it is no container or string.
+    """Return what JSON parsing makes of *text*, or ``NOTHING`` if that holds nothing more.
 
     Raises:
         ValueError: It is JSON that the parser gives up on, too deep or with too long a number.
     """
     inner = text.strip(" \t\n\r")
-    if len(inner) < 2 or _ENDS.get(inner[0]) != inner[-1]:
+    if len(inner) < 3 or _ENDS.get(inner[0]) != inner[-1]:
         return NOTHING
     try:
         value, end = _DECODER.raw_decode(inner)
