@@ -155,6 +155,7 @@ def test_keys_that_become_one_lose_no_entry():
         (json.dumps([f'["{HIDDEN}"]']), json.dumps(['["[REDACTED]"]'])),
         (f'{{"{HIDDEN}": 1}}', '{"[REDACTED]": 1}'),
         (f'{{"a": "{HIDDEN}", "a": 1e400}}', '{"a": "[REDACTED]", "a": 1e400}'),
+        (json.dumps(json.dumps(json.dumps([HIDDEN]))),) * 2,  # escaped four times
         (f"log {json.dumps(json.dumps([HIDDEN]))}", f"log {json.dumps(json.dumps([PLACEHOLDER]))}"),
         ('"x:\\/\\/u:p\\u0040h"', '"x://u:[REDACTED]@h"'),
         (f'{{"a": 1}}\n{{"b": "{HIDDEN}"}}', '{"a": 1}\n{"b": "[REDACTED]"}'),

@@ -5,6 +5,7 @@ from typing import Any
 
 import fastmcp
 import pytest
+from fastmcp.server.dependencies import get_context
 from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 from fastmcp.server.transforms.search import RegexSearchTransform
 from mcp_guard import ToolRules, fastmcp_sdk, mcp_sdk
@@ -87,7 +88,8 @@ def nested_server(sdk: str) -> Any:
 
     @server.tool()
     async def outer() -> str:
-        return str(await server.call_tool("inner", {}))
+        caller = get_context().fastmcp if sdk == "fastmcp" else server
+        return str(await caller.call_tool("inner", {}))
 
     return server
 

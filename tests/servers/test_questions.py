@@ -48,13 +48,15 @@ async def test_what_a_tool_asks_and_what_the_client_answers_are_checked(sdk: str
     assert "secrets" not in str(approver.seen[2:])
 
 
-async def test_with_the_older_protocol_an_answer_reaches_the_tool_unchecked() -> None:
-    async def ask(ctx: Context) -> str:
+@each_sdk
+async def test_with_the_older_protocol_an_answer_reaches_the_tool_unchecked(sdk: str) -> None:
+    async def ask(ctx: Any) -> str:
         answer: Any = await ctx.elicit("Which note?", create_model("Note", path=str))
         return f"read {answer.data.path}"
 
-    server = govern(plain_server("mcp", ask), guard_of("ask"))
-    async with connected("mcp", server, "legacy", says={"path": "../secrets"}) as call:
+    ask.__annotations__["ctx"] = Context if sdk == "mcp" else fastmcp.Context
+    server = govern(plain_server(sdk, ask), guard_of("ask"))
+    async with connected(sdk, server, "legacy", says={"path": "../secrets"}) as call:
         assert (await call("ask"))[:2] == (False, "read ../secrets")
 
 
