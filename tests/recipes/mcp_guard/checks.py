@@ -160,10 +160,10 @@ class Checks:
             self._refuse(check, "pattern", "The arguments are not allowed.", detail)
         if rules.refuse_secrets and may_hold_secrets(params.texts, self.redact):
             tree, texts = params
-            if redact_tree(tree, self.redact) != tree or [*map(self.redact, texts)] != texts:
-                # The last that changes is what JSON inside strings opens to.
-                hidden = (it for it in reversed(texts) if redact_tree(it, self.redact) != it)
-                detail = f"at {place(next(hidden, None), tree, self.redact)}"
+            # The last that changes is what JSON inside strings opens to.
+            secret = next((text for text in reversed(texts) if self.redact(text) != text), None)
+            if secret is not None or redact_tree(tree, self.redact) != tree:
+                detail = f"at {place(secret, tree, self.redact)}"
                 self._refuse(check, "secret", "The arguments hold a secret.", detail)
 
     def _approve(self, check: Check, params: dict[str, Any]) -> Steps[None]:

@@ -8,14 +8,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .decisions import Limits
-from .secrets import redact_tree, with_all_pairs
 
 NOTHING = object()
 
 _MAY_BE_JSON = re.compile(r'[ \t\n\r]*[{["]')  # few do, and to look at all takes no call of Python
 _WORDS = {None: "null", True: "true", False: "false"}
 _ENDS = {"{": "}", "[": "]", '"': '"'}
-_DECODER = json.JSONDecoder(object_pairs_hook=with_all_pairs)
 
 
 class Copy(NamedTuple):
@@ -129,9 +127,7 @@ def _in_words(path: Any, redact: Callable[[str], str]) -> str:
     words = ""
     while path:
         path, step = path
-        words = (
-            f"[{step}]" if isinstance(step, int) else f".{redact_tree(step, redact)[:60]}"
-        ) + words
+        words = (f"[{step}]" if isinstance(step, int) else f".{redact(step)[:60]}") + words
     return words[:200].lstrip(".") or "the whole"
 
 
@@ -151,3 +147,12 @@ def opened(text: str) -> Any:
     except (ValueError, RecursionError):
         raise ValueError("JSON inside a string that cannot be opened") from None
     return value if end == len(inner) else NOTHING
+
+
+def _with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
+    """Return a JSON object's *pairs* as a dict, or as several if a key stands twice."""
+    entries = dict(pairs)
+    return entries if len(entries) == len(pairs) else [{key: item} for key, item in pairs]
+
+
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_with_all_pairs)

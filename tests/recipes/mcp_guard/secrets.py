@@ -1,16 +1,18 @@
 r"""Cut out secrets: the formats that an issuer documents, and nothing that only looks like one.
 
 Left out as guesses: ``Authorization:`` and ``Bearer`` with whatever follows, ``password=`` and the
-like in text, keys without a prefix, personal data. A secret in parts, in another encoding than
-JSON's escapes, or escaped more than three times, is not found.
+like in text, keys without a prefix, personal data. A secret in parts, or in another encoding than
+JSON's escapes, is not found.
 """
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
 import json
 import re
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
+
+from .plain import NOTHING, opened
 
 PLACEHOLDER = "[REDACTED]"
 
@@ -64,7 +66,7 @@ FORMATS = (
            near="AROAQ2W3E4R5T6Y7U2I3 ASIA2024010112345678 AKIAQ2W3E4R5T6Y7U2I3A"),
     # "Configuration and credential file settings", and as AssumeRole spells it.
     Format("AWS", "secret_access_key SECRET_ACCESS_KEY SecretAccessKey secretAccessKey",
-           r"(?:[A-Za-z0-9/+]|\\/){40}(?![A-Za-z0-9/+=])", f" = {_MIX[:38]}/+",
+           "[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])", f" = {_MIX[:38]}/+",
            near=f"secret_access_key = {_HEX}", kept=r"\s{0,60}[^A-Za-z0-9/+]{1,8}"),
     # "Configure connection strings", "Create a service SAS". Base64 of 64 or 32 bytes.
     Format("Azure", "AccountKey= SharedAccessKey=", "[A-Za-z0-9+/]{43}(?:[A-Za-z0-9+/]{43}=)?=",
@@ -102,7 +104,7 @@ FORMATS = (
            f" RSA PRIVATE KEY-----\n{_MIX[:64]}\n-----END RSA PRIVATE KEY-----",
            near="from -----BEGIN PRIVATE KEY----- to -----END PRIVATE KEY-----"),
     # RFC 3986, section 3.2.1: the password before a host. Variables and asterisks are none.
-    Format("URL", r"://  :\/\/",
+    Format("URL", "://",
            r"(?!\$\w+@|\*+@|\d{1,5}(?:[,;|)\]]|&\w+=))[^\s/?#\"'<>{}\\\x7f-\U0010ffff]+(?=@(?!sha\d+:[0-9a-f]{32}))",
            "app:hunter22@db.internal/app", before="postgres",
            near=f"http://a.example:8443/@app ssh://git@a.example:22/app docker://a:3@sha256:{_HEX} "
@@ -114,11 +116,10 @@ FORMATS = (
 
 def _expression(form: Format, start: str) -> re.Pattern[str]:
     # The literal comes first, because a search for it is fast; what may stand before it comes then:
-    # no letter and no digit, unless they end an escape: of JSON, Python, a URL, or a colour.
+    # no letter and no digit, unless they end an escape: of JSON, of Python, or of a URL.
     found = literal = re.escape(start)
     if start[0].isalnum():
         escapes = [r"\\[bfnrt]", r"\\u[0-9A-Fa-f]{4}", r"\\x[0-9A-Fa-f]{2}", "%[0-9A-Fa-f]{2}"]
-        escapes += [rf"\x1b\[[0-9;:]{{{length}}}[mK]" for length in range(20)]
         after_escape = "".join(f"|(?<={escape}{literal})" for escape in escapes)
         found += f"(?:(?<![A-Za-z0-9]{literal}){after_escape})"
     if form.kept is not None:
@@ -135,14 +136,13 @@ _SEARCHES = [
 _KEYS: tuple[str, ...] = ("secret_access_key", "SECRET_ACCESS_KEY", "SecretAccessKey")
 _KEYS += ("secretAccessKey", "AccountKey", "SharedAccessKey")
 _SHORTEST = 20  # characters of a secret; only that of a URL can be shorter, and has an @ after it
-_SHORT_SEARCHES = [search for search in _SEARCHES if search[0].startswith(":")]
+_SHORT_SEARCHES = [search for search in _SEARCHES if search[0] == "://"]
 
-_RUN = re.compile(r'(?:[^"\\\n]+|\\.)+')  # up to a quote that is not escaped
-_hides = re.compile(r"\\[u/]").search  # the escapes that can hide a letter of a secret
-_LETTERS = {f"\\{name}": letter for name, letter in zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True)}
-# Two escapes for one character above U+FFFF are decoded as one.
+# What may stand in place of a secret's character, or just before it: an escape of JSON, with more
+# backslashes if it is JSON in JSON, or a colour of the terminal.
+_COLOUR = r"\[[0-9;:]{0,20}[mK]"
 _ESCAPE = re.compile(
-    r'\\["\\/bfnrt]|(?:\\u[dD][89abAB][0-9A-Fa-f]{2}(?=\\u[dD][c-fC-F]))?\\u[0-9A-Fa-f]{4}'
+    rf"(?<!\\)\\+(?:u00(?!22|5[Cc]|7[Ff])([2-7][0-9A-Fa-f])|/|u001[Bb]{_COLOUR})|\x1b{_COLOUR}"
 )
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -162,14 +162,35 @@ _PLACE = re.compile(
 def redact(text: str) -> str:
     """Return *text* with a placeholder for each secret of the known formats, otherwise unchanged.
 
-    Time grows with its length and no faster, whatever it holds.
+    Where an escape of JSON text or a colour hides a secret, the text is returned without these. It
+    is the same JSON. Time grows with the length and no faster, whatever it holds.
     """
-    if len(text) < _SHORTEST and "@" not in text:
+    if _is_short(text):
         return text
+    text = _cut(text)
+    if "\\u00" in text or "\\/" in text or "\x1b[" in text:
+        plain = _ESCAPE.sub(_character, text)
+        shown = _cut(plain)
+        return text if shown == plain else shown
+    return text
+
+
+def _cut(text: str) -> str:
     for start, expression, replacement in _SEARCHES if len(text) >= _SHORTEST else _SHORT_SEARCHES:
         if start in text:
             text = expression.sub(replacement, text)
     return text
+
+
+def _character(escape: re.Match[str]) -> str:
+    if escape[1]:
+        return chr(int(escape[1], 16))
+    return "/" if escape[0][-1] == "/" else " "
+
+
+def _is_short(text: str) -> bool:
+    """Return whether it is too short for a secret, as most texts are."""
+    return len(text) < _SHORTEST and "@" not in text and "0040" not in text
 
 
 _ours = redact
@@ -178,16 +199,11 @@ _ours = redact
 def may_hold_secrets(texts: list[str], redact: Callable[[str], str]) -> bool:
     """Return whether ``redact_tree`` may change a value that has these *texts*."""
     whole = "".join(texts)
-    if _hides(whole) or any(key in whole for key in _KEYS):
+    if any(key in whole for key in _KEYS):
         return True
-    if redact is _ours:
-        texts = [text for text in texts if not _is_short(text)]
+    if redact is _ours:  # it takes less time for all at once; what stands between them ends a word
+        texts = ["\0".join([text for text in texts if not _is_short(text)])]
     return [redact(text) for text in texts] != texts
-
-
-def _is_short(text: str) -> bool:
-    """Return whether it is too short for a secret, also with escapes: most texts are."""
-    return len(text) < _SHORTEST and "@" not in text and "0040" not in text
 
 
 def redact_tree(
@@ -195,7 +211,6 @@ def redact_tree(
 ) -> Any:
     """Return a copy of *value*, plain JSON, with what *redact* leaves of every key and string.
 
-    An escape of JSON text can hide a secret: what stands between two quotes is then written anew.
     Keys that have become equal are numbered, so that no entry is lost.
 
     With *by_key*, JSON text is opened, strings and numbers under a key that names a secret are cut
@@ -231,46 +246,15 @@ def _entries(
     return copy
 
 
-def _text(text: str, redact: Callable[[str], str], by_key: bool, levels: int = 3) -> str:
-    text = redact(text)
-    if by_key and ":" in text and text.lstrip()[:1] in ("{", "[", '"'):
+def _text(text: str, redact: Callable[[str], str], by_key: bool) -> str:
+    if by_key and ":" in text:
         try:
-            opened = _DECODER.decode(text)
-            shown = redact_tree(opened, redact, by_key=True)
-        except RecursionError:
+            if (value := opened(text)) is not NOTHING:
+                shown = redact_tree(value, redact, by_key=True)
+                return text if shown == value else json.dumps(shown)
+        except (ValueError, RecursionError):
             return PLACEHOLDER
-        except ValueError:
-            pass
-        else:
-            return text if shown == opened else json.dumps(shown)
-    return _RUN.sub(partial(_run, redact, levels), text) if levels and _hides(text) else text
-
-
-def _run(redact: Callable[[str], str], levels: int, run: re.Match[str]) -> str:
-    """Redact what stands between two quotes of JSON, of JSON lines, or of JSON in other text."""
-    text = run[0]
-    if not _hides(text) or (redact is _ours and _is_short(text)) or not _ESCAPE.search(text):
-        return text
-    try:
-        opened = _DECODER.decode(f'"{text}"')
-    except ValueError:  # a backslash of other text; one by one they take longer
-        opened = _ESCAPE.sub(_letter, text)
-    shown = _text(opened, redact, False, levels - 1)
-    return text if shown == opened else json.dumps(shown)[1:-1]
-
-
-def _letter(escape: re.Match[str]) -> str:
-    code = escape[0].replace("\\u", "")
-    return _LETTERS.get(code) or bytes.fromhex(code).decode("utf-16-be", "surrogatepass")
-
-
-def with_all_pairs(pairs: list[tuple[str, Any]]) -> Any:
-    """Return a JSON object's *pairs* as a dict, or as several if a key stands twice."""
-    entries = dict(pairs)
-    return entries if len(entries) == len(pairs) else [{key: item} for key, item in pairs]
-
-
-_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=with_all_pairs)
+    return redact(text)
 
 
 @lru_cache(maxsize=1024)
