@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from fastmcp.exceptions import ToolError
 from fastmcp.server import create_proxy
+from mcp import types
 from mcp_guard import ToolRules
 from mcp_guard.adapters import validator
 from pydantic import BaseModel, Field, TypeAdapter
@@ -169,6 +170,7 @@ WORDS = Annotated[str, Field(pattern=r"^(\w+\s?)*$")]
 MIXED = ["a", *range(12_000)]
 LONG = [2**80 + n for n in range(3_500)]  # the library compares them in pairs
 NO_INTEGER = 'it is not of type "integer".'
+NOT_UNIQUE = "it has non-unique elements."
 
 KINDS = {
     "letters of the standard": (matching(r"^\p{L}+$"), ["Núñez"], ["1"], "it does not match"),
@@ -179,8 +181,7 @@ KINDS = {
     "cents": (CENTS, [0.07, 19.99, 1.1, 3, 1e15, -4.35], [0.075, 19.999, 1e-9], "of 0.01."),
     "list": (list[int], [[0, 1], []], [[1, "a"], [True], [[1]], [None, 1]], NO_INTEGER),
     "long list": (list[int | str], [[1, "a"] * 5_000, [""] * 49_000], [[*MIXED, 0.5]], "any of"),
-    "set": (set[int | float | str], [MIXED], [[*MIXED, 7]], "it has non-unique elements."),
-    "long numbers": (set[int], [LONG[:200]], [LONG], "over 200 numbers of over 63 bits."),
+    "set": (set[int | float | str], [MIXED, LONG], [[*MIXED, 7], [*LONG, 2**80]], NOT_UNIQUE),
     "words of any language": (matching(r"^\w+$"), ["سلام", "주문"], ["a b"], "it does not match"),
     "large": (matching(r"^[\w.-]{1,255}$"), ["a.b"], ["!"], "it does not match"),
     "keys": (dict[WORDS, int], [{"two words": 2}], [{"two words": "2"}], NO_INTEGER),
@@ -224,10 +225,17 @@ async def test_a_low_level_server_gets_valid_arguments_and_json_as_it_was_sent(
     async with connected("mcp", server, mode) as call:
         assert (await call("run", a="[1]"))[:2] == (False, "ran")
         assert (await call("run", a=[1])).text.startswith("Refused (params)")
-        assert not (await call.client.session.call_tool("run")).is_error
+        for params, told in [
+            ({"name": "run"}, "ran"),
+            ({"name": "run", "arguments": None}, "ran"),
+            (None, "Refused (allow_list): This tool is not allowed."),
+        ]:
+            request = types.Request[Any, str](method="tools/call", params=params)
+            answer = await call.client.session.send_request(request, types.CallToolResult)
+            assert answer.content[0].text == told
         hidden = await call("hidden")
         assert hidden.text == "Refused (params): The server has no such tool now."
-    assert ran == [{"a": "[1]"}, {}]
+    assert ran == [{"a": "[1]"}, {}, {}]
     assert "the policy allows ['hidden'], which the server does not list" in caplog.messages
 
 

@@ -3,57 +3,50 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
+from itertools import repeat
 from typing import Any
 
-from jsonschema_rs import FancyRegexOptions, ValidationError, validator_for
+from jsonschema_rs import FancyRegexOptions, ValidationError, canonical, validator_for
 from mcp import MCPError
 from pydantic_core import SchemaError, SchemaValidator
 from pydantic_core.core_schema import str_schema
 
 from .checks import Validate
-from .guard import Guard
+from .guard import Guard, logger
 from .options import require
 from .secrets import redact
-
-logger = logging.getLogger("mcp_guard")
 
 
 class ToolFailure(Exception):  # noqa: N818 - it never leaves the adapters
     """What the client gets as a tool error, which a model may read: a text, and its stage."""
 
 
-def validator(schema: Any, *, opens_json: bool = False) -> Validate:
-    """Return what checks arguments against a tool's input schema; None refuses them all.
+def validator(schema: dict[str, Any], *, opens_json: bool = False) -> Validate:
+    """Return what checks arguments against a tool's input schema.
 
     If the SDK opens JSON in a string, for parameters that are no strings, it is opened here first,
     so that the tool gets what was checked. A schema elsewhere is never fetched.
     """
-
-    @cache
-    def compiled() -> Any:  # when it is needed: what is wrong with the schema refuses the call then
-        return _compiled(schema), '"uniqueItems"' in json.dumps(schema)
+    # When it is needed: what is wrong with the schema refuses the call then.
+    compiled = cache(partial(_compiled, schema))
 
     def validate(arguments: dict[str, Any]) -> dict[str, Any]:
-        if schema is None:
-            raise ValueError("The server has no such tool now.")
         if opens_json:
             arguments = _opened(arguments, schema.get("properties", {}))
-        checker, unique = compiled()
-        if unique:
-            _check_numbers(arguments)
-        if not checker.is_valid(arguments):
+        if not compiled().is_valid(arguments):
             raise ValueError(f"The arguments are not valid: {_wrong(schema, arguments)}.")
         return arguments
 
     return validate
 
 
-no_such_tool = validator(None)
+def no_such_tool(_arguments: dict[str, Any], /) -> dict[str, Any]:
+    """Refuse the arguments, whatever they are."""
+    raise ValueError("The server has no such tool now.")
 
 
 # Expressions take linear time, but for those with back references, which have a bound.
@@ -79,17 +72,16 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
         return validator_for({"pattern": pattern}, pattern_options=_EXPRESSIONS).is_valid
 
 
-def _check_numbers(value: Any) -> None:
-    """Refuse many long numbers: to see that they are unique, the library compares them in pairs."""
-    todo, many = [value], 0
-    while todo:
-        node = todo.pop()
-        if isinstance(node, (dict, list)):
-            todo += node.values() if isinstance(node, dict) else node
-        elif isinstance(node, int) and node.bit_length() > 63:
-            many += 1
-    if many > 200:
-        raise ValueError("The arguments are not valid: over 200 numbers of over 63 bits.")
+class _UniqueItems:
+    """The keyword ``uniqueItems`` in linear time: the library compares long numbers in pairs."""
+
+    def __init__(self, _schema: object, unique: bool, _path: object) -> None:
+        self._unique = unique
+
+    def validate(self, items: object) -> None:
+        listed = items if self._unique and isinstance(items, list) else []
+        if len({*map(canonical.json.to_string, listed)}) < len(listed):
+            raise ValueError("it has non-unique elements")
 
 
 def _compiled(schema: Any) -> Any:
@@ -100,7 +92,7 @@ def _compiled(schema: Any) -> Any:
             validate_formats=False,
             mask="it",
             pattern_options=_EXPRESSIONS,
-            keywords={"pattern": _Pattern},
+            keywords={"pattern": _Pattern, "uniqueItems": _UniqueItems},
         )
     except ValueError as error:
         text = f"{error}".splitlines()[0]
@@ -111,17 +103,21 @@ def _wrong(schema: dict[str, Any], arguments: dict[str, Any]) -> str:
     """Say what is wrong without repeating a value, which may be long or a secret."""
     # Only where nothing refers to another part: where unions hold themselves, collecting the errors
     # of each branch takes time in two to the power of their depth.
+    kept = {"$schema", "required", "additionalProperties"} & schema.keys()
+    shallow = {key: schema[key] for key in kept if not _refers(schema[key])}
     properties = schema.get("properties", {})
-    flat = {name: part for name, part in properties.items() if '"$' not in json.dumps(part)}
-    others = properties.keys() - flat.keys()
-    kept = ("$schema", "required", "additionalProperties")
-    shallow = {key: schema[key] for key in kept if key in schema}
+    unsaid = {name for name, part in properties.items() if _refers(part)}
+    shallow["properties"] = {**properties, **{name: {} for name in unsaid}}
     try:
-        _compiled({**shallow, "properties": dict.fromkeys(others, True) | flat}).validate(arguments)
+        _compiled(shallow).validate(arguments)
     except ValidationError as error:
         where = ".".join(map(str, error.instance_path))
         return redact(f"{where}: {error.message}" if where else error.message)[:300]
-    return f"{', '.join(sorted(others & arguments.keys())) or 'they'}: not as the schema says"
+    return f"{', '.join(sorted(unsaid & arguments.keys())) or 'they'}: not as the schema says"
+
+
+def _refers(part: object) -> bool:
+    return '"$' in json.dumps(part)
 
 
 def _opened(arguments: dict[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,13 +152,13 @@ async def governed(
     if not decision.allowed:
         raise ToolFailure(decision.refusal, decision.stage)
     error: Exception | None = None
-    blobs: _Blobs = {}
+    blobs: list[str] = []
     try:
         result = await run(decision.params)
-        looked_at, blobs = _without_blobs(result)
+        looked_at, blobs = _swapped(result, repeat(""))
     except Exception as raised:  # noqa: BLE001 - it is raised again once its text is checked
         error, looked_at = raised, _text(raised)
-    decision = await guard.acheck_response(caller, tool, looked_at, blobs=list(blobs.values()))
+    decision = await guard.acheck_response(caller, tool, looked_at, blobs=blobs)
     if not decision.allowed:
         raise ToolFailure(decision.refusal, decision.stage) from None
     if decision.content == looked_at:
@@ -170,57 +166,49 @@ async def governed(
             raise error
         return result
     if isinstance(error, MCPError):
-        raise MCPError(error.error.code, **decision.content) from None
+        raise MCPError(error.code, **decision.content) from None
     if error:
         raise ToolFailure(decision.content["message"], decision.stage) from None
-    for place, blob in blobs.items():
-        block = decision.content if place is None else decision.content["content"][place]
-        key, holder = _blob_of(block)
-        holder[key] = blob
-    return decision.content
-
-
-_Blobs = dict[int | None, str]
+    return _swapped(decision.content, blobs)[0]
 
 
 def _text(error: Exception) -> dict[str, Any]:
     """Return what is sent of *error*."""
     if isinstance(error, MCPError):
-        return {"message": error.error.message, "data": error.error.data}
+        return {"message": error.message, "data": error.data}
     try:
         return {"message": str(error)}
     except Exception:  # noqa: BLE001 - no plain JSON, so the guard refuses it
         return {"message": error}
 
 
-def _without_blobs(result: dict[str, Any]) -> tuple[Any, _Blobs]:
-    """Return *result* without what nobody looks into, and that by its place.
+def _swapped(result: dict[str, Any], blobs: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return *result* with *blobs* in place of what nobody looks into, and that.
 
     That is the base64 in blocks that the SDK typed, and the server's own state, which the SDK seals
-    on its way to the client and back.
+    on its way to the client and back. A result of an extension's own type the SDK does not know.
     """
-    blobs: _Blobs = {}
-    if result.get("resultType") == "input_required" and result.get("requestState"):
-        blobs[None], result = result["requestState"], {**result, "requestState": ""}
-    # The SDK does not look into a result of an extension's own type.
-    if result.get("resultType", "complete") != "complete":
-        return result, blobs
-    content = list(result.get("content", ()))
-    for place, block in enumerate(content):
-        key, holder = _blob_of(block)
+    given, taken = iter(blobs), []
+
+    def swap(holder: dict[str, Any], key: str) -> dict[str, Any]:
         if key in holder:
-            blobs[place] = holder[key]
-            emptied = {**holder, key: ""}
-            content[place] = emptied if holder is block else {**block, "resource": emptied}
-    return ({**result, "content": content} if blobs else result), blobs
+            taken.append(holder[key])
+            holder = {**holder, key: next(given)}
+        return holder
 
-
-def _blob_of(block: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    if "requestState" in block:
-        return "requestState", block
-    if block["type"] == "resource":
-        return "blob", block["resource"]
-    return "data" if block["type"] in ("image", "audio") else "", block
+    kind = result.get("resultType", "complete")
+    if kind == "input_required":
+        return swap(result, "requestState"), taken
+    if kind != "complete" or "content" not in result:
+        return result, taken
+    content = []
+    for block in result["content"]:
+        if block["type"] == "resource":
+            block = {**block, "resource": swap(block["resource"], "blob")}
+        elif block["type"] in ("image", "audio"):
+            block = swap(block, "data")
+        content.append(block)
+    return {**result, "content": content}, taken
 
 
 def prepare(
@@ -242,7 +230,7 @@ def prepare(
         raise ValueError(f"{server.name!r} is governed already")
     if list_tools is not None:
         with ThreadPoolExecutor(1) as thread:  # since this one may be running an event loop
-            listed = thread.submit(lambda: asyncio.run(list_tools())).result()
+            listed = thread.submit(asyncio.run, list_tools()).result()
         there = {tool.name for tool in listed}
         if missing := sorted(guard.tools - there):
             raise ValueError(f"the policy allows {missing}; {server.name!r} has {sorted(there)}")

@@ -95,17 +95,17 @@ class Governance(Middleware):
         message, caller = context.message, self._caller(context)
         tool, arguments = message.name, message.arguments or {}
         extra = _dump(message, include={"input_responses"})
-        found = None
+        validate = no_such_tool
         if self._guard.may_call(caller, tool):
             server: Any = context.fastmcp_context
-            version = extract_version_spec(dict(message.meta or {}))
+            version = extract_version_spec(message.meta)
+            if version:  # the client's choice, which a proxy passes on
+                extra["fastmcp.version"] = version
             spec = VersionSpec(eq=version) if version else None
             with suppress(Exception):  # a provider's, whose text may hold a secret
                 found = await server.fastmcp.get_tool(tool, spec)
-            if version:  # the client's choice, which a proxy passes on
-                extra["fastmcp.version"] = version
-                found = found if found and found.version else None
-        validate = validator(found.parameters) if found else no_such_tool
+                if found and (found.version or not version):
+                    validate = validator(found.parameters)
         results: list[Any] = []
 
         async def run(checked: dict[str, Any]) -> Any:
@@ -122,8 +122,8 @@ class Governance(Middleware):
 
     def _caller(self, context: _Context) -> str:
         server: Any = context.fastmcp_context
-        request = server.request_context  # none when the server's own code calls the tool
-        remote = request is not None and request.request is not None
+        # None when the server's own code calls the tool.
+        remote = getattr(server.request_context, "request", None) is not None
         anonymous = self._allow_anonymous
         return verified_caller(get_access_token(), remote=remote, allow_anonymous=anonymous)
 

@@ -26,10 +26,10 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.types import CallToolResult, TextContent
 
-from .adapters import ToolFailure, governed, logger, no_such_tool, prepare, validator
+from .adapters import ToolFailure, governed, no_such_tool, prepare, validator
 from .callers import verified_caller
 from .checks import Validate
-from .guard import Guard
+from .guard import Guard, logger
 
 _Context = ServerRequestContext[Any, Any]
 _MAX_VALIDATORS = 10_000  # then the oldest is forgotten, and the server asked again
@@ -77,7 +77,11 @@ class _Governance:
         if ctx.method == "tools/call":
             return await self._call(caller, ctx, call_next)
         result: Any = await call_next(ctx)
-        self._learn(caller, result["tools"])
+        for tool in result["tools"]:
+            validate = validator(tool["inputSchema"], opens_json=self._opens_json)
+            self._validators[caller, tool["name"]] = validate
+        while len(self._validators) > _MAX_VALIDATORS:
+            del self._validators[next(iter(self._validators))]
         shown = [tool for tool in result["tools"] if self._guard.may_call(caller, tool["name"])]
         return {**result, "tools": shown}
 
@@ -88,7 +92,7 @@ class _Governance:
         validate = no_such_tool
         if self._guard.may_call(caller, tool):
             if (caller, tool) not in self._validators:
-                await self._list(caller, ctx, call_next)
+                await self._list(ctx, call_next)
             # What was not listed is asked for again once the window let a call through.
             validate = self._validators.setdefault((caller, tool), no_such_tool)
 
@@ -103,22 +107,14 @@ class _Governance:
                 self._validators.pop((caller, tool), None)
             return CallToolResult(content=[TextContent(text=text)], is_error=True)
 
-    async def _list(self, caller: str, ctx: _Context, call_next: CallNext) -> None:
-        """Ask the server for the tools of *caller*, as part of the request *ctx*."""
+    async def _list(self, ctx: _Context, call_next: CallNext) -> None:
+        """Ask the server for the caller's tools, as part of the request *ctx*."""
         params = {"_meta": (ctx.params or {}).get("_meta", {})}
         try:
             while params.get("cursor", "first"):
-                result: Any = await call_next(replace(ctx, method="tools/list", params=params))
-                self._learn(caller, result["tools"])
-                params["cursor"] = result.get("nextCursor")
+                listed = await self(replace(ctx, method="tools/list", params=params), call_next)
+                params["cursor"] = listed.get("nextCursor")
         except Exception as error:  # noqa: BLE001 - the server's own, whose text may hold a secret
             logger.error("the tools cannot be listed: %s", type(error).__name__)
         if missing := self._guard.tools - {name for _, name in self._validators}:
             logger.error("the policy allows %s, which the server does not list", sorted(missing))
-
-    def _learn(self, caller: str, tools: list[dict[str, Any]]) -> None:
-        for tool in tools:
-            validate = validator(tool["inputSchema"], opens_json=self._opens_json)
-            self._validators[caller, tool["name"]] = validate
-        while len(self._validators) > _MAX_VALIDATORS:
-            del self._validators[next(iter(self._validators))]
