@@ -81,7 +81,7 @@ class _UniqueItems:
     def validate(self, items: object) -> None:
         listed = items if self._unique and isinstance(items, list) else []
         if len({*map(canonical.json.to_string, listed)}) < len(listed):
-            raise ValueError("it has non-unique elements")
+            raise ValueError("it has an element twice")
 
 
 def _compiled(schema: Any) -> Any:
@@ -151,35 +151,32 @@ async def governed(
     decision = await guard.acheck_call(caller, tool, arguments, extra=extra, validate=validate)
     if not decision.allowed:
         raise ToolFailure(decision.refusal, decision.stage)
-    error: Exception | None = None
-    blobs: list[str] = []
     try:
         result = await run(decision.params)
         looked_at, blobs = _swapped(result, repeat(""))
+        error = None
     except Exception as raised:  # noqa: BLE001 - it is raised again once its text is checked
-        error, looked_at = raised, _text(raised)
+        error, looked_at, blobs = raised, _text(raised), []
     decision = await guard.acheck_response(caller, tool, looked_at, blobs=blobs)
     if not decision.allowed:
         raise ToolFailure(decision.refusal, decision.stage) from None
-    if decision.content == looked_at:
-        if error:
-            raise error
-        return result
+    clean = decision.content == looked_at
+    if not error:
+        return result if clean else _swapped(decision.content, blobs)[0]
+    if clean:
+        raise error
     if isinstance(error, MCPError):
         raise MCPError(error.code, **decision.content) from None
-    if error:
-        raise ToolFailure(decision.content["message"], decision.stage) from None
-    return _swapped(decision.content, blobs)[0]
+    raise ToolFailure(decision.content["message"], decision.stage) from None
 
 
 def _text(error: Exception) -> dict[str, Any]:
     """Return what is sent of *error*."""
     if isinstance(error, MCPError):
         return {"message": error.message, "data": error.data}
-    try:
+    with suppress(Exception):
         return {"message": str(error)}
-    except Exception:  # noqa: BLE001 - no plain JSON, so the guard refuses it
-        return {"message": error}
+    return {"message": error}  # no plain JSON, so the guard refuses it
 
 
 def _swapped(result: dict[str, Any], blobs: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
@@ -199,10 +196,10 @@ def _swapped(result: dict[str, Any], blobs: Iterable[str]) -> tuple[dict[str, An
     kind = result.get("resultType", "complete")
     if kind == "input_required":
         return swap(result, "requestState"), taken
-    if kind != "complete" or "content" not in result:
+    if kind != "complete":
         return result, taken
     content = []
-    for block in result["content"]:
+    for block in result.get("content", ()):
         if block["type"] == "resource":
             block = {**block, "resource": swap(block["resource"], "blob")}
         elif block["type"] in ("image", "audio"):
