@@ -169,22 +169,19 @@ CENTS = Annotated[float, Field(multiple_of=0.01)]
 WORDS = Annotated[str, Field(pattern=r"^(\w+\s?)*$")]
 MIXED = ["a", *range(12_000)]
 LONG = [2**80 + n for n in range(3_500)]  # the library compares them in pairs
-NO_INTEGER = 'it is not of type "integer".'
 
 KINDS = {
     "letters of the standard": (matching(r"^\p{L}+$"), ["Núñez"], ["1"], "it does not match"),
     "the very end": (matching(r"a\.test$"), ["a@a.test"], ["a@a.test\n"], "it does not match"),
-    "words": (WORDS, ["in order"], ["a" * 90_000 + "!"], "it does not match"),
+    "words": (WORDS, ["in order", "سلام 주문"], ["a" * 90_000 + "!"], "it does not match"),
     "decimal": (matching(DECIMAL), ["007.50"], ["0" * 90_000 + "x"], "it does not match"),
     "a word twice": (matching(TWICE), ["to to!"], ["a" * 90_000 + "?"], "it does not match"),
     "cents": (CENTS, [0.07, 19.99, 1.1, 3, 1e15, -4.35], [0.075, 19.999, 1e-9], "of 0.01."),
-    "list": (list[int], [[0, 1], []], [[1, "a"], [True], [[1]], [None, 1]], NO_INTEGER),
+    "list": (list[int], [[0, 1], []], [[1, "a"], [True], [[1]], [None, 1]], 'of type "integer".'),
     "long list": (list[int | str], [[1, "a"] * 5_000, [""] * 49_000], [[*MIXED, 0.5]], "any of"),
     "set": (set[Any], [[*MIXED, True], LONG], [[*MIXED, 7.0], [*LONG, 2**80]], "element twice."),
-    "words of any language": (matching(r"^\w+$"), ["سلام", "주문"], ["a b"], "it does not match"),
     "large": (matching(r"^[\w.-]{1,255}$"), ["a.b"], ["!"], "it does not match"),
-    "keys": (dict[WORDS, int], [{"two words": 2}], [{"two words": "2"}], NO_INTEGER),
-    "long key": (dict[WORDS, int], [{}], [{"a" * 90_000 + "!": 1}], "should match pattern"),
+    "keys": (dict[WORDS, int], [{"two words": 2}], [{"a" * 90_000 + "!": 1}], "match pattern"),
     "deep unions": (Tree, [branches("twig")], [branches("bush")], "not as the schema says"),
 }
 
@@ -247,13 +244,10 @@ def test_what_no_property_alone_is_to_blame_for_is_said_without_a_reason() -> No
 def test_a_schema_of_an_older_draft_is_read_as_that() -> None:
     above = {"type": "integer", "minimum": 0, "exclusiveMinimum": True}
     other = {"$ref": "#/definitions/above"}
-    schema = {
-        "$schema": "http://json-schema.org/draft-04/schema#",
-        "definitions": {"above": above},
-        "properties": {"a": above, "b": {"format": "date"}, "c": other},
-        "additionalProperties": other,
-    }
-    validate = validator(schema)
+    draft = "http://json-schema.org/draft-04/schema#"
+    parts = {"a": above, "b": {"format": "date"}, "c": other}
+    schema = {"$schema": draft, "definitions": {"above": above}, "properties": parts}
+    validate = validator({**schema, "additionalProperties": other})
     assert validate({"a": 1, "b": "soon"}) == {"a": 1, "b": "soon"}
     with pytest.raises(ValueError, match="not valid: a: it is less than or equal to"):
         validate({"a": 0})

@@ -130,7 +130,6 @@ def test_rules_of_ones_own_are_used_and_know_other_servers() -> None:
     [
         ([{"description": "No name."}], "is none: 'name'"),
         ([{**READ, "name": 7}], "no name of its own: 7"),
-        (["read_note"], "is none"),
         ([None], "is none"),
         ([{**READ, "_meta": {1: 2}}], "is none: no plain JSON"),
         ([{**READ, "description": "x" * 100_001}], "is none: over 100000 characters"),

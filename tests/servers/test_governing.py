@@ -8,6 +8,7 @@ import pytest
 from fastmcp.server.dependencies import get_context
 from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 from fastmcp.server.transforms.search import RegexSearchTransform
+from mcp.types import Notification
 from mcp_guard import ToolRules, fastmcp_sdk, mcp_sdk
 from support.clients import connected, each_sdk, each_sdk_and_mode
 from support.servers import SHOP, TOKEN, Log, govern, guard_of, plain_server, shop, shop_guard
@@ -109,7 +110,9 @@ async def test_fastmcp_governs_and_charges_calls_from_tool_to_tool() -> None:
 async def test_the_official_sdk_shows_calls_from_tool_to_tool_to_nobody() -> None:
     log = Log()
     server = govern(nested_server("mcp"), guard_of("outer", audit_sink=log))
-    async with connected("mcp", server) as call:
+    async with connected("mcp", server, "legacy") as call:
+        notification = Notification[Any, str](method="tools/call", params={"name": "inner"})
+        await call.client.session.send_notification(notification)  # which runs no tool
         assert "inner ran" in (await call("outer")).text
     assert {entry["tool_name"] for entry in log} == {"outer"}
 

@@ -86,8 +86,7 @@ async def test_blobs_are_measured_and_sent_as_they_are(sdk: str, mode: str) -> N
 
 async def test_a_result_of_an_extensions_own_type_is_looked_into() -> None:
     async def run(_arguments: dict[str, Any]) -> Any:
-        block = {"type": "image", "data": TOKEN, "mimeType": "image/png"}
-        return {"resultType": "com.example/task", "content": [block]}
+        return {"resultType": "com.example/task", "content": [{"type": "image", "data": TOKEN}]}
 
     sent = await governed(guard_of("a"), "stdio", "a", {}, {}, None, run)
     assert sent["content"][0]["data"] == "[REDACTED]"
