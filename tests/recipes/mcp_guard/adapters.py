@@ -121,14 +121,13 @@ def _refers(part: object) -> bool:
 
 
 def _opened(arguments: dict[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
-    opened = arguments
-    for name in arguments.keys() & properties.keys():
-        if type(arguments[name]) is str and properties[name].get("type") != "string":
+    for name, part in properties.items():
+        if type(arguments.get(name)) is str and part.get("type") != "string":
             with suppress(ValueError, RecursionError):
                 inner = json.loads(arguments[name])
                 if inner is None or type(inner) in (dict, list):
-                    opened = {**opened, name: inner}
-    return opened
+                    arguments = {**arguments, name: inner}
+    return arguments
 
 
 async def governed(
@@ -180,10 +179,10 @@ def _text(error: Exception) -> dict[str, Any]:
 
 
 def _swapped(result: dict[str, Any], blobs: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return *result* with *blobs* in place of what nobody looks into, and that.
+    """Return *result* with *blobs* in place of its own, and its own.
 
-    That is the base64 in blocks that the SDK typed, and the server's own state, which the SDK seals
-    on its way to the client and back. A result of an extension's own type the SDK does not know.
+    Nobody looks into them: base64 in blocks that the SDK typed, and the server's own state, which
+    the SDK seals on its way to the client and back. In an extension's own type it types nothing.
     """
     given, taken = iter(blobs), []
 
