@@ -121,22 +121,14 @@ _FAILURES = (Exception, asyncio.CancelledError)
 
 def drive(steps: Steps[T]) -> T:
     """Run *steps* in this thread; return what they return, and raise what they raise."""
-
-    def after(step: Step) -> Step:  # a try within the loop has a line that no handler covers
-        try:
-            result = _call(*step)
-        except BaseException as error:  # noqa: BLE001 - the steps raise it again
-            return steps.throw(error)
-        return steps.send(result)
-
     try:
         step = next(steps)
         while True:
-            step = after(step)
+            step = steps.send(_call(*step))
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     except BaseException as error:
-        steps.throw(error)  # they raised it, or it came between two of them
+        _call(*steps.throw(error))  # they raise it again, or have a last step
         raise
 
 
@@ -145,65 +137,54 @@ async def adrive(steps: Steps[T]) -> T:
     try:
         step = next(steps)
         while True:
-            try:
-                result, future = _begin(*step)
-                if future is not None:
-                    result = await _result(step[0], future)
-            except BaseException as error:  # noqa: BLE001, PERF203 - the steps raise it again
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
+            result = _begin(*step)
+            if hasattr(result, "__await__"):
+                result = await _result(step[0], result)
+            step = steps.send(result)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
+    except BaseException as error:
+        last = steps.throw(error)  # they raise it again, or have a last step to begin
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            _call(*last)
+        else:
+            _begin(*last)
+        raise
 
 
-def start(part: Part, args: tuple[Any, ...]) -> None:
-    """Run *part* and wait for nothing that it returns: that goes on in the event loop, if any."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        _call(part, args)
-    else:
-        _begin(part, args)
-
-
-def _call(part: Part, args: tuple[Any, ...]) -> Any:
+def _call(part: Part, args: tuple[Any, ...], in_thread: bool = False) -> Any:
+    """Run *part*; return its result, which may be async *in_thread* only, or its failure."""
     try:
         result = part.call(*args)
+        if in_thread or not hasattr(result, "__await__"):
+            return result
         if inspect.iscoroutine(result):
             result.close()  # else Python warns that it was never awaited
-        if hasattr(result, "__await__"):
-            raise TypeError("an async part in the sync form")
-    except _FAILURES as error:
+        raise TypeError("an async part in the sync form")
+    except _FAILURES as error:  # not left to a thread's future, which takes no StopIteration
         return part.failure(error, args)
-    return result
 
 
 _kept: set[asyncio.Future[Any]] = set()  # though nobody may await them: an event loop forgets
 
 
-def _begin(part: Part, args: tuple[Any, ...]) -> tuple[Any, asyncio.Future[Any] | None]:
+def _begin(part: Part, args: tuple[Any, ...]) -> Any:
     """Run *part* in this event loop; return its result, or the future that will have it."""
     try:
         if part.pool is None:
             result = part.call(*args)
             if not hasattr(result, "__await__"):
-                return result, None
+                return result
         else:
-            result = _finish(part.pool.submit(_attempt, part, args))
+            result = _finish(part.pool.submit(_call, part, args, True))
         future = asyncio.ensure_future(result)
     except _FAILURES as error:
-        return part.failure(error, args), None
+        return part.failure(error, args)
     _kept.add(future)
     future.add_done_callback(partial(_end, part, args))
-    return None, future
-
-
-def _attempt(part: Part, args: tuple[Any, ...]) -> Any:
-    try:
-        return part.call(*args)
-    except _FAILURES as error:  # not left to the future, which takes no StopIteration
-        return part.failure(error, args)
+    return future
 
 
 async def _finish(thread: Future[Any]) -> Any:
@@ -222,11 +203,10 @@ def _end(part: Part, args: tuple[Any, ...], future: asyncio.Future[Any]) -> None
 async def _result(part: Part, future: asyncio.Future[Any]) -> Any:
     try:
         await asyncio.wait({future})  # unlike await, it tells our being cancelled from the part's
-    except BaseException:
+    finally:
         if not part.failed:
             with suppress(RuntimeError):  # the loop is closed
                 future.cancel()
-        raise
     try:
         return future.result()
     except _FAILURES as error:  # of which it has heard

@@ -13,7 +13,7 @@ from agent_mcp_governance import GovernancePolicy, MCPAuditSink, MCPMetricsRecor
 from .audit import Check, Meter, Trail
 from .checks import Checks, Refused, Validate
 from .decisions import Approver, Decision, Detector, Limits, RateLimiter
-from .flow import Failed, Part, Pool, Steps, adrive, drive, start
+from .flow import Failed, Part, Pool, Steps, adrive, drive
 from .options import ToolRules, check_options, rules_by_tool
 from .patterns import Patterns
 from .secrets import redact
@@ -222,10 +222,10 @@ class Guard:
                 reason = "It could not be written to the audit log."
                 decision = Decision(False, "audit", reason)
         except BaseException as error:
-            if entry is None:  # nothing can be waited for any more
+            if entry is None:
                 decision = Decision(False, "cancelled", "The check was interrupted.")
-                start(self.audit.sink, (self.audit.entry(check, decision)[1],))
                 self.metrics.count(check, decision)
+                yield self.audit.sink, (self.audit.entry(check, decision)[1],)
             elif not isinstance(error, (CancelledError, GeneratorExit)):  # or the sink goes on
                 self.audit.failed(error, entry)
             raise
