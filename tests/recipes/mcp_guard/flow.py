@@ -15,24 +15,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 
 LOCK_TIMEOUT = 1.0  # seconds; no lock of ours is held for longer than a few look-ups
-_forks = [0]  # how many forks this process is away from the first
+_opened: WeakSet["Lock | Pool"] = WeakSet()
+if hasattr(os, "register_at_fork"):  # where nobody will release a lock, and no thread goes on
+    os.register_at_fork(after_in_child=lambda: [one.open() for one in list(_opened)])
 
-
-def _forked() -> None:
-    _forks[0] += 1
-
-
-if hasattr(os, "register_at_fork"):  # to ask for the process at each lock takes longer than to lock
-    os.register_at_fork(after_in_child=_forked)
-
-Step = tuple["Part", tuple[Any, ...]]
-"""One thing that may wait: a part, and what it is called with."""
-
-Steps = Generator[Step, Any, T]
+Steps = Generator[tuple["Part", tuple[Any, ...]], Any, T]
+"""Yields each thing that may wait: a part, and what it is called with."""
 
 
 class Failed(NamedTuple):
@@ -45,14 +38,16 @@ class Lock:
     """A lock that raises ``TimeoutError`` rather than hang, and is open in a forked child."""
 
     def __init__(self, after_fork: Callable[[], None] = lambda: None) -> None:
-        """Call *after_fork* in a child before the lock is first taken there."""
-        self._after_fork = after_fork
-        self._lock, self._forks = threading.Lock(), _forks[0]
+        """Call *after_fork* in a forked child."""
+        self._lock, self._after_fork = threading.Lock(), after_fork
+        _opened.add(self)
+
+    def open(self) -> None:
+        """Forget who held it before the fork."""
+        self._lock = threading.Lock()
+        self._after_fork()
 
     def __enter__(self) -> None:
-        if self._forks != _forks[0]:
-            self._lock, self._forks = threading.Lock(), _forks[0]
-            self._after_fork()
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):
             raise TimeoutError("an interrupt left a lock taken")
 
@@ -66,16 +61,16 @@ class Pool:
     def __init__(self, size: int) -> None:
         """Allow *size* threads."""
         self._size = size
-        self._open()
+        self.open()
+        _opened.add(self)
 
-    def _open(self) -> None:
-        self._forks, self._free = _forks[0], threading.BoundedSemaphore(self._size)
-        self._threads = ThreadPoolExecutor(self._size, "mcp_guard")  # it starts none yet
+    def open(self) -> None:
+        """Have no threads yet, and all of them free."""
+        self._free = threading.BoundedSemaphore(self._size)
+        self._threads = ThreadPoolExecutor(self._size, "mcp_guard")
 
     def submit(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run *call* in a thread, with this thread's context variables; return its future."""
-        if self._forks != _forks[0]:  # a forked child has none of the threads
-            self._open()
         free = self._free
         if not free.acquire(blocking=False):
             raise RuntimeError(f"{self._size} threads wait already")
