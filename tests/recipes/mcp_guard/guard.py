@@ -79,9 +79,8 @@ class Guard:
             caller_label: The metric label of a caller id. None: all have the label "any".
             limits: Caps on size, shape, memory and threads.
             observe: Whether what the policy would refuse is let through, with "would_refuse" in
-                the audit entry. Nobody is asked for approval. Unknown callers, what is too large or
-                no plain JSON and what cannot be audited are refused all the same, and secrets are
-                cut out.
+                the audit entry, and nobody asked. Unknown callers, what is too large or no plain
+                JSON and what cannot be audited are refused all the same, and secrets cut out.
             clock: What gives the time of window and budget, in seconds.
 
         Raises:
@@ -94,14 +93,11 @@ class Guard:
             policy.require_human_approval or any(rule.needs_approval for rule, _ in rules.values())
         ):
             raise ValueError("a tool needs approval, and there is no approver to ask")
+        counted = clock, limits.max_callers
         if limiter is None:
-            limiter = Window(
-                given["max_calls_per_window"], given["window_size"], clock, limits.max_callers
-            )
+            limiter = Window(given["max_calls_per_window"], given["window_size"], *counted)
         if budget is None:
-            budget = Budget(
-                policy.max_tool_calls, given["budget_period"], clock, limits.max_callers
-            )
+            budget = Budget(policy.max_tool_calls, given["budget_period"], *counted)
         threads = Pool(limits.max_threads)
         self.limits, self.tools = limits, frozenset(rules)
         self._checks = Checks(
@@ -152,9 +148,7 @@ class Guard:
             The decision. When it is allowed, run the tool with ``decision.params``. What ends the
             process, such as ``KeyboardInterrupt``, is raised once it is audited.
         """
-        check = Check("call")
-        steps = self._checks.call(check, caller, tool, params, extra, validate)
-        return drive(self._audited(check, steps))
+        return drive(self._audited(Check("call"), caller, tool, params, extra, validate))
 
     async def acheck_call(
         self,
@@ -171,25 +165,17 @@ class Guard:
         for a part that may wait. What ends the task, such as ``CancelledError``, is raised once it
         is audited; budget that was being taken meanwhile may be spent.
         """
-        check = Check("call")
-        steps = self._checks.call(check, caller, tool, params, extra, validate)
-        return await adrive(self._audited(check, steps))
+        return await adrive(self._audited(Check("call"), caller, tool, params, extra, validate))
 
     def check_response(
         self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
     ) -> Decision:
-        """Decide whether a response of *tool* to *caller* may be returned, or an error text.
+        """Decide on a response of *tool* to *caller*, or an error text, and return the decision.
 
         *content* is plain JSON. *blobs* are images, audio and files of it in base64, which are
-        measured and not looked into.
-
-        Returns:
-            The decision. When it is allowed, return ``decision.content``. What ends the process is
-            raised once it is audited.
+        measured and not looked into. Return ``decision.content`` if the decision allows it.
         """
-        check = Check("response")
-        steps = self._checks.response(check, caller, tool, content, blobs)
-        return drive(self._audited(check, steps))
+        return drive(self._audited(Check("response"), caller, tool, content, blobs))
 
     async def acheck_response(
         self, caller: str, tool: str, content: Any, *, blobs: Sequence[str] = ()
@@ -198,16 +184,14 @@ class Guard:
 
         *caller*, *tool*, *content* and *blobs* are as there, and the rest as in ``acheck_call``.
         """
-        check = Check("response")
-        steps = self._checks.response(check, caller, tool, content, blobs)
-        return await adrive(self._audited(check, steps))
+        return await adrive(self._audited(Check("response"), caller, tool, content, blobs))
 
-    def _audited(self, check: Check, steps: Steps[Decision]) -> Steps[Decision]:
-        """Run *steps* and write down once what is decided, whatever happens meanwhile."""
+    def _audited(self, check: Check, *args: Any) -> Steps[Decision]:
+        """Check *args* and write down once what is decided, whatever happens meanwhile."""
         entry = None
         try:
             try:
-                decision = yield from steps
+                decision = yield from getattr(self._checks, check.direction)(check, *args)
             except Refused as refusal:
                 check.detail = refusal.detail
                 decision = Decision(False, refusal.stage, refusal.reason)
@@ -219,8 +203,7 @@ class Guard:
             decision, entry = self.audit.entry(check, decision)
             written = yield self.audit.sink, (entry,)
             if type(written) is Failed and decision.allowed:
-                reason = "It could not be written to the audit log."
-                decision = Decision(False, "audit", reason)
+                decision = Decision(False, "audit", "It could not be written to the audit log.")
         except BaseException as error:
             if entry is None:
                 decision = Decision(False, "cancelled", "The check was interrupted.")
