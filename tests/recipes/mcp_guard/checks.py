@@ -27,7 +27,6 @@ class Refused(Exception):  # noqa: N818 - no error, and it never leaves the guar
 
     def __init__(self, stage: Stage, reason: str, detail: str = "") -> None:
         """Keep *stage*, *reason* and *detail*."""
-        super().__init__(reason)
         self.stage, self.reason, self.detail = stage, reason[:1_000], detail
 
 
@@ -57,8 +56,8 @@ class Checks:
         validate: Validate | None,
     ) -> Steps[Decision]:
         """Yield the steps of a call; return the decision, or raise what refuses it."""
-        name = self._identify(check, caller, tool)
-        yield from self._take(check, "rate_limit", "Too many calls", self.limiter, name)
+        self._identify(check, caller, tool)
+        yield from self._take(check, "rate_limit", "Too many calls", self.limiter)
         rules, patterns = self._look_up(check, tool)
         copied = self._copy(params, extra or {}, rules)
         check.params = copied.value
@@ -71,7 +70,7 @@ class Checks:
                 raise Refused("params", f"{error}") from None
             # What JSON in a string opens to may be no plain JSON: NaN, half a surrogate pair.
             arguments = arguments if valid is arguments else self._copy(valid, {}, rules).value
-        yield from self._take(check, "budget", "The call budget is spent", self.budget, name)
+        yield from self._take(check, "budget", "The call budget is spent", self.budget)
         if rules.needs_approval or self.approve_all:
             yield from self._approve(check, {**copied.value, **arguments})
         return Decision(True, "allowed", "Allowed.", params=arguments)
@@ -114,19 +113,16 @@ class Checks:
             raise Refused(stage, reason, detail)
         check.would_refuse.append(f"{stage}: {detail or reason}")
 
-    def _identify(self, check: Check, caller: object, tool: object) -> str:
+    def _identify(self, check: Check, caller: object, tool: object) -> None:
         name = tool if type(tool) is str else ""
         shown = name if name.isprintable() else ascii(name)
         check.tool = shown if len(shown) <= 128 else f"a name of {len(shown)} characters"
         if type(caller) is not str or not 0 < len(caller) <= 1_024 or _CONTROL.search(caller):
             raise Refused("caller", "The caller is not known.", f"a {type(caller).__name__}")
         check.caller = caller
-        return caller
 
-    def _take(
-        self, check: Check, stage: Stage, reason: str, counter: Part, caller: str
-    ) -> Steps[None]:
-        granted = yield counter, (caller,)
+    def _take(self, check: Check, stage: Stage, reason: str, counter: Part) -> Steps[None]:
+        granted = yield counter, (check.caller,)
         if type(granted) is Failed:
             reason = "Calls cannot be counted now: try again later."
             self._refuse(check, stage, reason, granted.error)
