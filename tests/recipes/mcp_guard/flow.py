@@ -71,15 +71,14 @@ class Pool:
 
     def submit(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run *call* in a thread, with this thread's context variables; return its future."""
-        free = self._free
-        if not free.acquire(blocking=False):
+        if not self._free.acquire(blocking=False):
             raise RuntimeError(f"{self._size} threads wait already")
         try:
             future = self._threads.submit(contextvars.copy_context().run, call, *args)
         except BaseException:
-            free.release()
+            self._free.release()
             raise
-        future.add_done_callback(lambda _: free.release())
+        future.add_done_callback(lambda _: self._free.release())
         return future
 
 
