@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from mcp_guard import Decision, JsonLinesAuditSink, Limits, flow
@@ -83,6 +84,8 @@ def test_a_thread_that_cannot_be_started_refuses_and_leaves_its_place_free(
     with monkeypatch.context() as system:
         system.setattr(threading.Thread, "start", Down())
         assert run(guard.acheck_call("alice", "search", {})).stage == "rate_limit"
+        needs_none, _ = make_guard(limiter=Mock(try_acquire=AsyncMock(return_value=True)))
+        assert run(needs_none.acheck_call("alice", "search", {})).allowed
     assert run(guard.acheck_call("alice", "search", {})).allowed
 
 
