@@ -1,6 +1,7 @@
 """Approval: only APPROVED approves, and the approver sees what the tool will get."""
 
 from typing import Any
+from unittest.mock import Mock
 
 from mcp_guard import ToolRules
 from support.guards import Sync, in_both_forms, make_guard
@@ -35,16 +36,12 @@ def test_only_approved_approves(check: Any) -> None:
 
 
 def test_only_the_tools_that_need_it_are_asked_about() -> None:
-    asked = []
-
-    def approve(_: str, tool: str, __: object) -> ApprovalStatus:
-        asked.append(tool)
-        return ApprovalStatus.APPROVED
-
+    approve = Mock(return_value=ApprovalStatus.APPROVED)
     for options in ({"tools": REFUND}, {"require_human_approval": True}):
         guard, _ = make_guard(approver=approve, **options)
         assert guard.check_call("alice", "search", {}).allowed
         assert guard.check_call("alice", "refund", {}).allowed
+    asked = [tool for (_, tool, _), _ in approve.call_args_list]
     assert asked == ["refund", "search", "refund"]
 
 

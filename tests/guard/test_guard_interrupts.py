@@ -183,9 +183,7 @@ def test_an_interrupt_anywhere_leaves_its_entry_and_a_guard_that_answers(
     interrupted, at = True, 0
     while interrupted:
         at += 1
-        guard, log = make_guard(
-            require_human_approval=True, approver=lambda *_: ApprovalStatus.APPROVED
-        )
+        guard, log, _ = make_guard_with("approver", lambda *_: ApprovalStatus.APPROVED)
         interrupted = is_interrupted(partial(check, guard, "alice", "search", {"q": [1]}), at)
         # It may be that the sink has it, and that this was not known any more.
         entries = {str(entry) for entry in [*log, *guard.audit.unrecorded]}
