@@ -1,10 +1,8 @@
 """The window and the budget in memory, exact with any number of threads."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -29,11 +27,14 @@ class Budget:
         in_words = "in all" if period is None else f"in {period:g} seconds"
         self.allowance = f"{max_calls} calls {in_words}"
         self._period = inf if period is None else period
-        self._max_calls, self._max_callers = max_calls, max_callers
-        self._clock, self._now = clock, 0.0
-        self._times: OrderedDict[str, float] = OrderedDict()  # of each caller, oldest first
-        self._spent: dict[str, int] = {}
-        self._lock = Lock()
+        self._max_calls, self._max_callers, self._clock = max_calls, max_callers, clock
+        # Of each caller the time from which the period runs, oldest first, and what was counted.
+        self._callers: OrderedDict[str, tuple[float, Any]] = OrderedDict()
+        self._renew()
+        self._lock = Lock(after_fork=self._renew)
+
+    def _renew(self) -> None:
+        """Make what has locks of its own, which may be taken for good in a forked child."""
 
     def try_acquire(self, caller: str) -> bool:
         """Take one call of *caller*; return whether there was one.
@@ -42,82 +43,47 @@ class Budget:
             TooManyCallersError: The caller is new, and there is no room for one more.
             TimeoutError: The lock could not be had.
         """
-        key = _key(caller)
         with self._lock:
-            self._now = self._clock()
+            now = self._clock()
             # Of the others the oldest, so that no call pays for all that left before it.
-            for name in (key, next(iter(self._times), key)):
-                if self._times.get(name, inf) <= self._now - self._period:
-                    self._forget(name)
-                    del self._times[name]
-            if key not in self._times and len(self._times) >= self._max_callers:
+            for name in (caller, next(iter(self._callers), caller)):
+                if name in self._callers and self._callers[name][0] <= now - self._period:
+                    del self._callers[name]
+            if caller not in self._callers and len(self._callers) >= self._max_callers:
                 many = f"{self._max_callers} callers are counted (Limits.max_callers)"
                 raise TooManyCallersError(many)
-            return self._take(key)
+            return self._take(caller, now)
 
-    def _take(self, key: str) -> bool:
-        self._times.setdefault(key, self._now)
-        spent = self._spent.get(key, 0)
-        self._spent[key] = min(spent + 1, self._max_calls)
-        return spent < self._max_calls
-
-    def _forget(self, key: str) -> None:
-        self._spent.pop(key, None)
+    def _take(self, caller: str, now: float) -> bool:
+        began, spent = self._callers.get(caller, (now, 0))
+        self._callers[caller] = began, spent + 1
+        return bool(spent < self._max_calls)
 
 
 class Window(Budget):
-    """So many calls of each caller within any window of time, instead of from the first on.
+    """So many calls of each caller within any period of time, instead of from the first on.
 
     It is the kernel's limiter within a lock of ours, which makes it exact: alone it reads its clock
-    before its own lock. Callers reach it as hashes, since it folds their case.
+    before its own lock. It knows all callers by one name, since it would fold the case of theirs.
     """
 
-    def __init__(
-        self, max_calls: int, window_size: float, clock: Callable[[], float], max_callers: int
-    ) -> None:
-        """Count *max_calls* in any *window_size* seconds of *clock*, of *max_callers* at a time."""
-        super().__init__(max_calls, window_size, clock, max_callers)
-        self._buckets = _Buckets()
-        self._renew()
-        self._lock = Lock(after_fork=self._renew)
-
     def _renew(self) -> None:
-        """Make a limiter, whose locks nobody holds, over the windows that there are."""
         self._limiter = MCPSlidingRateLimiter(
             max_calls_per_window=self._max_calls,
             window_size=self._period,
-            rate_limit_store=self._buckets,
+            rate_limit_store=self,
             clock=lambda: self._now,
         )
 
-    def _take(self, key: str) -> bool:
-        granted = self._limiter.try_acquire(key)
-        if granted:
-            self._times[key] = self._now
-            self._times.move_to_end(key)
-        return granted
+    def _take(self, caller: str, now: float) -> bool:
+        self._caller, self._now = caller, now
+        return self._limiter.try_acquire("caller")
 
-    def _forget(self, key: str) -> None:
-        self._limiter.reset(key)
+    def get_bucket(self, _: str) -> Any:
+        """Return when the caller's calls were, as the store of the limiter."""
+        return self._callers.get(self._caller, (0.0, []))[1]
 
-
-@lru_cache  # both ask in turn
-def _key(caller: str) -> str:
-    return hashlib.sha256(caller.encode()).hexdigest()
-
-
-class _Buckets:
-    """The kernel's store of windows, without the empty ones."""
-
-    # No subclass of dict: the kernel would replace it while it is empty, and so false.
-
-    def __init__(self) -> None:
-        self._buckets: dict[str, Any] = {}
-
-    def get_bucket(self, agent_id: str) -> Any:
-        return self._buckets.get(agent_id)
-
-    def set_bucket(self, agent_id: str, bucket: Any) -> None:
-        self._buckets[agent_id] = bucket
-        if not bucket:
-            del self._buckets[agent_id]
+    def set_bucket(self, _: str, bucket: Any) -> None:
+        """Keep *bucket*, to which the limiter has added a call."""
+        self._callers[self._caller] = self._now, bucket
+        self._callers.move_to_end(self._caller)
