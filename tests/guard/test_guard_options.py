@@ -27,15 +27,13 @@ WRONG: list[tuple[str, str, list[Any]]] = [
     *[(name, PLAIN, ["any", 0.0, sleep]) for name in ("caller_label", "clock", "redact")],
     ("approver", "must be callable and no class, not", ["any", 0.0, KernelDetector]),
     ("observe", "must be a bool, not", ["no", 0]),
-    ("on_finding", "must be a ResponsePolicy, not", ["log", None]),
-    ("on_finding", "must be BLOCK or LOG: a finding says not what could be cut out", [SANITIZE]),
+    ("on_finding", "must be ResponsePolicy.BLOCK or LOG, not", ["log", None, SANITIZE]),
     ("detectors", "must be a Sequence, not", [print, None]),
     ("detectors", "must be callable and no class, not", [[print, 7], [KernelDetector]]),
     ("allowed_tools", "is empty, which would allow every tool: name them", [[]]),
     ("allowed_tools", ": tools are named, not matched", [["mail*"], ["a", "mail?"], ["[ab]"]]),
     ("allowed_tools", ", which is no tool's name", [[""], ["a", " b"], ["a\nb"], ["a" * 129]]),
-    ("max_tool_calls", "must be an int", [True]),
-    ("require_human_approval", " a bool", ["no", 1]),
+    ("require_human_approval", "must be a bool, not", ["no", None, 1]),
     ("require_human_approval", "a tool needs approval, and there is no approver to ask", [True]),
     ("blocked_patterns", "an empty blocked pattern matches every call", [["x", ""]]),
     *[("blocked_patterns", "an empty blocked pattern", [[("", kind)]]) for kind in PatternType],
@@ -51,8 +49,7 @@ WRONG: list[tuple[str, str, list[Any]]] = [
     ("ToolRules.blocked_patterns", "must be a list, not", ["../", None, iter(["../"])]),
     ("ToolRules.blocked_patterns", "blocked_patterns[0] has invalid regex", [[("(", REGEX)]]),
     ("ToolRules.blocked_patterns", "an empty blocked pattern matches every call", [[""]]),
-    ("ToolRules.on_finding", "must be a ResponsePolicy, not", ["log", True]),
-    ("ToolRules.on_finding", "must be BLOCK or LOG", [SANITIZE]),
+    ("ToolRules.on_finding", "must be ResponsePolicy.BLOCK or LOG, not", ["log", True, SANITIZE]),
     ("ToolRules.callers", PLAIN, ["alice", sleep]),
     *[
         (f"Limits.{name}", f"{POSITIVE} integer, not", [0, -1, 1.5, True, "9", None])
@@ -71,14 +68,6 @@ def test_a_wrong_option_is_named_in_a_sentence(name: str, sentence: str, values:
             make(**{option: value})
         assert sentence in str(caught.value)
         assert name in str(caught.value) or "approval" in sentence or "pattern" in sentence
-
-
-def test_rules_keep_the_patterns_that_they_were_made_of() -> None:
-    given = ["../"]
-    rules = ToolRules(blocked_patterns=given)
-    given.clear()
-    guard, _ = make_guard(tools={"search": rules})
-    assert guard.check_call("alice", "search", {"q": "../"}).stage == "pattern"
 
 
 WINDOW = "give either max_calls_per_window and window_size, in seconds, or a limiter"

@@ -36,26 +36,23 @@ class ToolRules:
     callers: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("needs_approval", "refuse_secrets"):
-            require(f"ToolRules.{name}", getattr(self, name), bool)
+        require("ToolRules.needs_approval", self.needs_approval, bool)
+        require("ToolRules.refuse_secrets", self.refuse_secrets, bool)
+        require("ToolRules.blocked_patterns", self.blocked_patterns, list, tuple)
+        Patterns(self.blocked_patterns)
         for name in ("max_params_chars", "max_response_chars"):
             if (value := getattr(self, name)) is not None:
                 require_number(f"ToolRules.{name}", value, whole=True)
-        given = self.blocked_patterns
-        if not isinstance(given, (list, tuple)):
-            raise ValueError(f"ToolRules.blocked_patterns must be a list, not {given!r:.80}")
-        object.__setattr__(self, "blocked_patterns", tuple(given))  # a list may be changed later
-        Patterns(given)
         if self.on_finding is not None:
-            check_on_finding("ToolRules.on_finding", self.on_finding)
+            require_block_or_log("ToolRules.on_finding", self.on_finding)
         if self.callers is not None:
             require_function("ToolRules.callers", self.callers)
 
 
-def require(name: str, value: object, kind: type) -> None:
-    """Raise ValueError unless *value* of the option *name* is a *kind*."""
-    if not isinstance(value, kind):
-        raise ValueError(f"{name} must be a {kind.__name__}, not {value!r:.80}")
+def require(name: str, value: object, *kinds: type) -> None:
+    """Raise ValueError unless *value* of the option *name* is one of *kinds*; name the first."""
+    if not isinstance(value, kinds):
+        raise ValueError(f"{name} must be a {kinds[0].__name__}, not {value!r:.80}")
 
 
 def require_callable(name: str, value: object, method: str = "") -> None:
@@ -80,45 +77,29 @@ def require_number(name: str, value: object, *, whole: bool = False) -> None:
         raise ValueError(f"{name} must be a positive {kind}, not {value!r:.80}")
 
 
-def check_on_finding(name: str, value: object) -> None:
-    """Raise ValueError unless *value* of the option *name* says what to do with a finding."""
-    require(name, value, ResponsePolicy)
-    if value is ResponsePolicy.SANITIZE:
-        raise ValueError(f"{name} must be BLOCK or LOG: a finding says not what could be cut out")
-
-
-def check_policy(policy: GovernancePolicy) -> None:
-    """Raise ValueError unless *policy* can be kept, and names the tools that may be called."""
-    require("policy", policy, GovernancePolicy)
-    policy.validate()  # assigning to a policy is not validated
-    if type(policy.max_tool_calls) is not int or type(policy.require_human_approval) is not bool:
-        raise ValueError("policy.max_tool_calls must be an int, require_human_approval a bool")
-    if not policy.allowed_tools:
-        raise ValueError("policy.allowed_tools is empty, which would allow every tool: name them")
-    for name in policy.allowed_tools:
-        if not 0 < len(name) <= 128 or not name.isprintable() or name != name.strip():
-            raise ValueError(f"policy.allowed_tools has {name!r}, which is no tool's name")
-        if set(name) & set("*?["):
-            raise ValueError(f"policy.allowed_tools has {name!r}: tools are named, not matched")
+def require_block_or_log(name: str, value: object) -> None:
+    """Raise ValueError unless *value* of the option *name* can be done about a finding."""
+    if value not in (ResponsePolicy.BLOCK, ResponsePolicy.LOG):  # it says not what to cut out
+        raise ValueError(f"{name} must be ResponsePolicy.BLOCK or LOG, not {value!r:.80}")
 
 
 def check_options(given: Mapping[str, Any]) -> None:
     """Raise ValueError if one of the options *given* to a guard is missing or of the wrong kind."""
-    check_policy(given["policy"])
-    check_on_finding("on_finding", given["on_finding"])
-    for name, kind in {"limits": Limits, "observe": bool, "detectors": Sequence}.items():
+    kinds = {"policy": GovernancePolicy, "limits": Limits, "observe": bool, "detectors": Sequence}
+    for name, kind in kinds.items():
         require(name, given[name], kind)
     for detector in given["detectors"]:
         require_callable("each of detectors", detector)
+    require_block_or_log("on_finding", given["on_finding"])
     require_callable("audit_sink", given["audit_sink"], "record")
-    require_function("redact", given["redact"])
-    require_function("clock", given["clock"])
-    if given["caller_label"] is not None:
-        require_function("caller_label", given["caller_label"])
     optional = {"limiter": "try_acquire", "budget": "try_acquire", "metrics": "record_decision"}
     for name, method in {**optional, "approver": ""}.items():
         if given[name] is not None:
             require_callable(name, given[name], method)
+    require_function("redact", given["redact"])
+    require_function("clock", given["clock"])
+    if given["caller_label"] is not None:
+        require_function("caller_label", given["caller_label"])
     window = ("max_calls_per_window", "window_size")
     for replacement, names in (("limiter", window), ("budget", ("budget_period",))):
         if any((given[replacement] is None) is (given[name] is ...) for name in names):
@@ -136,8 +117,17 @@ def rules_by_tool(
     """Return the rules and patterns of each tool that *policy* allows.
 
     Raises:
-        ValueError: *tools* has rules for a tool that is not allowed, or that are none.
+        ValueError: *policy* cannot be kept or names no tool, or *tools* has rules for another.
     """
+    policy.validate()  # assigning to a policy is not validated
+    require("policy.require_human_approval", policy.require_human_approval, bool)
+    if not policy.allowed_tools:
+        raise ValueError("policy.allowed_tools is empty, which would allow every tool: name them")
+    for name in policy.allowed_tools:
+        if not 0 < len(name) <= 128 or not name.isprintable() or name != name.strip():
+            raise ValueError(f"policy.allowed_tools has {name!r}, which is no tool's name")
+        if set(name) & set("*?["):
+            raise ValueError(f"policy.allowed_tools has {name!r}: tools are named, not matched")
     given = {} if tools is None else tools
     require("tools", given, Mapping)
     for name, rules in given.items():
