@@ -37,78 +37,69 @@ class ToolRules:
 
     def __post_init__(self) -> None:
         require("ToolRules.needs_approval", self.needs_approval, bool)
-        require("ToolRules.refuse_secrets", self.refuse_secrets, bool)
-        require("ToolRules.blocked_patterns", self.blocked_patterns, list, tuple)
+        require("ToolRules.blocked_patterns", self.blocked_patterns, _LIST)
         Patterns(self.blocked_patterns)
-        for name in ("max_params_chars", "max_response_chars"):
-            if (value := getattr(self, name)) is not None:
-                require_number(f"ToolRules.{name}", value, whole=True)
-        if self.on_finding is not None:
-            require_block_or_log("ToolRules.on_finding", self.on_finding)
-        if self.callers is not None:
-            require_function("ToolRules.callers", self.callers)
+        require("ToolRules.refuse_secrets", self.refuse_secrets, bool)
+        require("ToolRules.max_params_chars", self.max_params_chars, _COUNT, None)
+        require("ToolRules.max_response_chars", self.max_response_chars, _COUNT, None)
+        require("ToolRules.on_finding", self.on_finding, _ON_FINDING, None)
+        require("ToolRules.callers", self.callers, _FUNCTION, None)
 
 
-def require(name: str, value: object, *kinds: type) -> None:
-    """Raise ValueError unless *value* of the option *name* is one of *kinds*; name the first."""
-    if not isinstance(value, kinds):
-        raise ValueError(f"{name} must be a {kinds[0].__name__}, not {value!r:.80}")
+Kind = tuple[str, Callable[[Any], bool]]  # what an option has to be: in words, and as a test
+
+_LIST: Kind = ("a list", lambda it: isinstance(it, (list, tuple)))
+_COUNT: Kind = ("a positive integer", lambda it: type(it) is int and 0 < it <= 1e15)
+_SECONDS: Kind = ("a positive number", lambda it: type(it) in (int, float) and 0 < it <= 1e15)
+_PART: Kind = ("callable and no class", lambda it: callable(it) and not isinstance(it, type))
+_FUNCTION: Kind = (
+    "callable and not async",
+    lambda it: callable(it) and not inspect.iscoroutinefunction(it),
+)
+_ON_FINDING: Kind = (
+    "ResponsePolicy.BLOCK or LOG",  # a finding does not say what could be cut out
+    lambda it: it in (ResponsePolicy.BLOCK, ResponsePolicy.LOG),
+)
 
 
-def require_callable(name: str, value: object, method: str = "") -> None:
-    """Raise ValueError unless *value* of the option *name*, or its *method*, can be called."""
-    call = getattr(value, method, None) if method else value
-    if not callable(call) or isinstance(value, type):
-        wanted = f"an object with a method {method}()" if method else "callable and no class"
-        raise ValueError(f"{name} must be {wanted}, not {value!r:.80}")
+def _with(method: str) -> Kind:
+    words = f"an object with a method {method}()"
+    return words, lambda it: callable(getattr(it, method, None)) and not isinstance(it, type)
 
 
-def require_function(name: str, value: object) -> None:
-    """Raise ValueError unless *value* of the option *name* can be called and not awaited."""
-    if not callable(value) or inspect.iscoroutinefunction(value):
-        raise ValueError(f"{name} must be callable and not async, not {value!r:.80}")
-
-
-def require_number(name: str, value: object, *, whole: bool = False) -> None:
-    """Raise ValueError unless *value* of the option *name* is a positive number."""
-    kinds = (int,) if whole else (int, float)
-    if type(value) not in kinds or not 0 < value <= 1e15:  # type: ignore[operator]
-        kind = "integer" if whole else "number"
-        raise ValueError(f"{name} must be a positive {kind}, not {value!r:.80}")
-
-
-def require_block_or_log(name: str, value: object) -> None:
-    """Raise ValueError unless *value* of the option *name* can be done about a finding."""
-    if value not in (ResponsePolicy.BLOCK, ResponsePolicy.LOG):  # it says not what to cut out
-        raise ValueError(f"{name} must be ResponsePolicy.BLOCK or LOG, not {value!r:.80}")
+def require(name: str, value: object, kind: type | Kind, *others: object) -> None:
+    """Raise ValueError unless *value* of the option *name* is of *kind*, or one of *others*."""
+    if isinstance(kind, type):
+        kind = f"a {kind.__name__}", kind.__instancecheck__
+    words, fits = kind
+    if value not in others and not fits(value):
+        raise ValueError(f"{name} must be {words}, not {value!r:.80}")
 
 
 def check_options(given: Mapping[str, Any]) -> None:
     """Raise ValueError if one of the options *given* to a guard is missing or of the wrong kind."""
-    kinds = {"policy": GovernancePolicy, "limits": Limits, "observe": bool, "detectors": Sequence}
-    for name, kind in kinds.items():
-        require(name, given[name], kind)
+    require("policy", given["policy"], GovernancePolicy)
+    require("audit_sink", given["audit_sink"], _with("record"))
+    require("approver", given["approver"], _PART, None)
+    require("detectors", given["detectors"], Sequence)
     for detector in given["detectors"]:
-        require_callable("each of detectors", detector)
-    require_block_or_log("on_finding", given["on_finding"])
-    require_callable("audit_sink", given["audit_sink"], "record")
-    optional = {"limiter": "try_acquire", "budget": "try_acquire", "metrics": "record_decision"}
-    for name, method in {**optional, "approver": ""}.items():
-        if given[name] is not None:
-            require_callable(name, given[name], method)
-    require_function("redact", given["redact"])
-    require_function("clock", given["clock"])
-    if given["caller_label"] is not None:
-        require_function("caller_label", given["caller_label"])
+        require("each of detectors", detector, _PART)
+    require("on_finding", given["on_finding"], _ON_FINDING)
+    require("limiter", given["limiter"], _with("try_acquire"), None)
+    require("budget", given["budget"], _with("try_acquire"), None)
+    require("redact", given["redact"], _FUNCTION)
+    require("metrics", given["metrics"], _with("record_decision"), None)
+    require("caller_label", given["caller_label"], _FUNCTION, None)
+    require("limits", given["limits"], Limits)
+    require("observe", given["observe"], bool)
+    require("clock", given["clock"], _FUNCTION)
     window = ("max_calls_per_window", "window_size")
     for replacement, names in (("limiter", window), ("budget", ("budget_period",))):
         if any((given[replacement] is None) is (given[name] is ...) for name in names):
             raise ValueError(f"give either {' and '.join(names)}, in seconds, or a {replacement}")
-    if given["limiter"] is None:
-        require_number("max_calls_per_window", given["max_calls_per_window"], whole=True)
-        require_number("window_size", given["window_size"])
-    if given["budget"] is None and given["budget_period"] is not None:
-        require_number("budget_period", given["budget_period"])
+    require("max_calls_per_window", given["max_calls_per_window"], _COUNT, ...)
+    require("window_size", given["window_size"], _SECONDS, ...)
+    require("budget_period", given["budget_period"], _SECONDS, ..., None)
 
 
 def rules_by_tool(
