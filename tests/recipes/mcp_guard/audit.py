@@ -68,10 +68,9 @@ class JsonLinesAuditSink:
 
     def _is_current(self) -> bool:
         try:
-            ours, there = os.fstat(self._file), self._path.stat()
+            return os.path.samestat(os.fstat(self._file), self._path.stat())
         except FileNotFoundError:
             return False
-        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def close(self) -> None:
         """Close the file. What is recorded later is refused."""
@@ -175,12 +174,10 @@ class Meter:
             return
         try:
             tool = str(check.tool) if check.tool in self._tools else "other"  # labels are few
-            agent = self._label(check.caller or "")
-            self._metrics.record_decision(
-                allowed=decision.allowed, agent_id=agent, tool_name=tool, stage=decision.stage
-            )
+            who = {"agent_id": self._label(check.caller or ""), "tool_name": tool}
+            self._metrics.record_decision(allowed=decision.allowed, stage=decision.stage, **who)
             if decision.stage in ("rate_limit", "budget"):
-                self._metrics.record_rate_limit_hit(agent_id=agent, tool_name=tool)
+                self._metrics.record_rate_limit_hit(**who)
             if check.direction == "response":
                 where = {"tool_name": tool, "server_name": self._server}
                 self._metrics.record_scan(operation="scan_response", **where)
