@@ -18,7 +18,6 @@ from .decisions import Limits
 from .plain import add_inner, plain_copy
 
 _LIMITS = Limits()
-_MAX_CHARS = _LIMITS.max_params_chars
 _MAX_SCANNED = 10_000  # characters: the scanners' time grows with the square
 
 
@@ -74,8 +73,8 @@ def refuse_poisoned_tools(
         try:
             if hasattr(tool, "model_dump"):
                 tool = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
-            definition, texts = plain_copy(dict(tool), _MAX_CHARS, _LIMITS)
-            add_inner(texts, _MAX_CHARS, _LIMITS)
+            definition, texts = plain_copy(dict(tool), _LIMITS.max_params_chars, _LIMITS)
+            add_inner(texts, _LIMITS.max_params_chars, _LIMITS)
             name = definition["name"]
         except (KeyError, TypeError, ValueError) as error:
             raise PoisonedToolError(f"a definition of {server_name!r} is none: {error}") from None

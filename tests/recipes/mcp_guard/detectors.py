@@ -23,8 +23,6 @@ class KernelDetector:
     get pieces. An instruction tag of over 1,000 characters may stand in no piece as a whole.
     """
 
-    _CATEGORIES = frozenset({"instruction_injection", "prompt_injection", "error"})
-
     def __call__(self, tool: str, content: Any) -> list[str]:
         """Return the categories of what is found in *content*. *tool* is for the kernel's log."""
         # One space instead of many: the expressions take any number, and a piece holds more.
@@ -32,17 +30,14 @@ class KernelDetector:
         found: set[str] = set()
         for piece in _pieces(text, size=4_000, overlap=1_000):
             found.update(threat.category for threat in _SCANNER.scan_response(piece, tool).threats)
-        return sorted(found & self._CATEGORIES)
+        return sorted(found & {"instruction_injection", "prompt_injection", "error"})
 
 
 class _InstructionScanner(MCPResponseScanner):
     # Without the scans that do not count: they take most of the time, and the kernel logs a warning
     # for what they find.
-    @staticmethod
-    def _scan_credential_leaks(content: str) -> list[Any]:  # noqa: ARG004 - the kernel's signature
-        return []
-
-    _scan_pii_leaks = _scan_exfiltration_urls = _scan_credential_leaks
+    _nothing: Any = staticmethod(lambda _: [])
+    _scan_credential_leaks = _scan_pii_leaks = _scan_exfiltration_urls = _nothing
 
 
 _SCANNER = _InstructionScanner()
@@ -60,8 +55,6 @@ class DefenderDetector:
     decides, so the longer an ordinary text, the more often it is refused. An instance can be used
     from several threads.
     """
-
-    _BATCH = 32  # pieces; as many as the library classifies at once
 
     def __init__(self, threshold: float = 0.8) -> None:
         """Load the model. From the score *threshold* on, a piece is a finding.
@@ -92,7 +85,7 @@ class DefenderDetector:
         Return ``["unread_text"]`` if one cannot be read. *tool* is for the library.
         """
         pieces = _readable_pieces(content)
-        while batch := list(islice(pieces, self._BATCH)):
+        while batch := list(islice(pieces, 32)):  # as many as the library classifies at once
             # The score of the worst piece, before the library lowers it for a batch of many.
             result = self._defense.defend_tool_result(batch, tool) if None not in batch else None
             if result is None or result.tier2_raw_score is None:
