@@ -153,20 +153,15 @@ class Trail:
         self.failures += 1
 
 
+@dataclass
 class Meter:
-    """Counts decisions with the kernel's recorder. One that fails decides nothing."""
+    """Counts decisions by caller, server and tool. A recorder that fails decides nothing."""
 
-    def __init__(
-        self,
-        metrics: MCPMetricsRecorder | None,
-        label: Callable[[str], str] | None,
-        server: str,
-        tools: Collection[str],
-    ) -> None:
-        """Count with *metrics*, if any, by *label* of a caller, *server* and tool if of *tools*."""
-        self._metrics, self._label, self._server = metrics, label or (lambda _: "any"), server
-        self._tools = tools
-        self.failures = 0
+    _metrics: MCPMetricsRecorder | None
+    _label: Callable[[str], str] | None  # of a caller; without it all have the label "any"
+    _server: str
+    _tools: Collection[str]  # which have labels of their own
+    failures: int = 0
 
     def count(self, check: Check, decision: Decision) -> None:
         """Count *decision*."""
@@ -174,7 +169,8 @@ class Meter:
             return
         try:
             tool = str(check.tool) if check.tool in self._tools else "other"  # labels are few
-            who = {"agent_id": self._label(check.caller or ""), "tool_name": tool}
+            agent = self._label(check.caller or "") if self._label else "any"
+            who = {"agent_id": agent, "tool_name": tool}
             self._metrics.record_decision(allowed=decision.allowed, stage=decision.stage, **who)
             if decision.stage in ("rate_limit", "budget"):
                 self._metrics.record_rate_limit_hit(**who)

@@ -50,8 +50,7 @@ class Budget:
                 if name in self._callers and self._callers[name][0] <= now - self._period:
                     del self._callers[name]
             if caller not in self._callers and len(self._callers) >= self._max_callers:
-                many = f"{self._max_callers} callers are counted (Limits.max_callers)"
-                raise TooManyCallersError(many)
+                raise TooManyCallersError(f"Limits.max_callers is {self._max_callers}")
             return self._take(caller, now)
 
     def _take(self, caller: str, now: float) -> bool:
