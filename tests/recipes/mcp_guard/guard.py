@@ -173,7 +173,8 @@ class Guard:
         """Decide on a response of *tool* to *caller*, or an error text, and return the decision.
 
         *content* is plain JSON. *blobs* are images, audio and files of it in base64, which are
-        measured and not looked into. Return ``decision.content`` if the decision allows it.
+        measured and not looked into. Return ``decision.content`` if the decision allows it. What
+        ends the process is raised once it is audited.
         """
         return drive(self._audited(Check("response"), caller, tool, content, blobs))
 
