@@ -135,8 +135,7 @@ _SEARCHES = [
 # Of those that come after a name: in JSON the name is a key.
 _KEYS: tuple[str, ...] = ("secret_access_key", "SECRET_ACCESS_KEY", "SecretAccessKey")
 _KEYS += ("secretAccessKey", "AccountKey", "SharedAccessKey")
-_SHORTEST = 20  # characters of a secret; only that of a URL can be shorter, and has an @ after it
-_SHORT_SEARCHES = [search for search in _SEARCHES if search[0] == "://"]
+_SHORTEST = 20  # characters of a secret, but for the password of a URL
 
 # What may stand in place of a secret's character, or just before it: an escape of JSON, with more
 # backslashes if it is JSON in JSON, or a colour of the terminal.
@@ -162,21 +161,21 @@ _PLACE = re.compile(
 def redact(text: str) -> str:
     """Return *text* with a placeholder for each secret of the known formats, otherwise unchanged.
 
-    Where an escape of JSON text or a colour hides a secret, the text is returned without these. It
-    is the same JSON. Time grows with the length and no faster, whatever it holds.
+    Where an escape of JSON or a colour hides a secret, the text is returned without these. Time
+    grows with its length and no faster, whatever it holds.
     """
     if _is_short(text):
         return text
     text = _cut(text)
     if "\\u00" in text or "\\/" in text or "\x1b[" in text:
         plain = _ESCAPE.sub(_character, text)
-        shown = _cut(plain)
-        return text if shown == plain else shown
+        if (shown := _cut(plain)) != plain:
+            return shown
     return text
 
 
 def _cut(text: str) -> str:
-    for start, expression, replacement in _SEARCHES if len(text) >= _SHORTEST else _SHORT_SEARCHES:
+    for start, expression, replacement in _SEARCHES:
         if start in text:
             text = expression.sub(replacement, text)
     return text
@@ -190,7 +189,7 @@ def _character(escape: re.Match[str]) -> str:
 
 def _is_short(text: str) -> bool:
     """Return whether it is too short for a secret, as most texts are."""
-    return len(text) < _SHORTEST and "@" not in text and "0040" not in text
+    return len(text) < _SHORTEST and "//" not in text and "\\" not in text
 
 
 _ours = redact
