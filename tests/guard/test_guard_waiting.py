@@ -157,7 +157,7 @@ def test_a_child_forked_while_locks_are_held_decides(tmp_path: Path, option: str
 
     def clock() -> float:  # it is read within the lock of the window, or of the budget
         if not children:
-            with sink._lock, window._lock, window._limiter._state_lock:
+            with sink._lock, window._lock:
                 children.append(os.fork())
                 if children == [0]:
                     signal.alarm(30)  # ends a child that hangs

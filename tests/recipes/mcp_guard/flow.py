@@ -37,15 +37,14 @@ class Failed(NamedTuple):
 class Lock:
     """A lock that raises ``TimeoutError`` rather than hang, and is open in a forked child."""
 
-    def __init__(self, after_fork: Callable[[], None] = lambda: None) -> None:
-        """Call *after_fork* in a forked child."""
-        self._lock, self._after_fork = threading.Lock(), after_fork
+    def __init__(self) -> None:
+        """Be open."""
+        self.open()
         _opened.add(self)
 
     def open(self) -> None:
-        """Forget who held it before the fork."""
+        """Forget who holds it."""
         self._lock = threading.Lock()
-        self._after_fork()
 
     def __enter__(self) -> None:
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):

@@ -30,11 +30,7 @@ class Budget:
         self._max_calls, self._max_callers, self._clock = max_calls, max_callers, clock
         # Of each caller the time from which the period runs, oldest first, and what was counted.
         self._callers: OrderedDict[str, tuple[float, Any]] = OrderedDict()
-        self._renew()
-        self._lock = Lock(after_fork=self._renew)
-
-    def _renew(self) -> None:
-        """Make what has locks of its own, which may be taken for good in a forked child."""
+        self._lock = Lock()
 
     def try_acquire(self, caller: str) -> bool:
         """Take one call of *caller*; return whether there was one.
@@ -63,20 +59,19 @@ class Window(Budget):
     """So many calls of each caller within any period of time, instead of from the first on.
 
     It is the kernel's limiter within a lock of ours, which makes it exact: alone it reads its clock
-    before its own lock. It knows all callers by one name, since it would fold the case of theirs.
+    before its own lock. Each call has one of its own, whose lock nobody else can have taken. It
+    gets no name of a caller, since it would fold its case.
     """
-
-    def _renew(self) -> None:
-        self._limiter = MCPSlidingRateLimiter(
-            max_calls_per_window=self._max_calls,
-            window_size=self._period,
-            rate_limit_store=self,
-            clock=lambda: self._now,
-        )
 
     def _take(self, caller: str, now: float) -> bool:
         self._caller, self._now = caller, now
-        return self._limiter.try_acquire("caller")
+        limiter = MCPSlidingRateLimiter(
+            max_calls_per_window=self._max_calls,
+            window_size=self._period,
+            rate_limit_store=self,
+            clock=lambda: now,
+        )
+        return limiter.try_acquire("caller")
 
     def get_bucket(self, _: str) -> Any:
         """Return when the caller's calls were, as the store of the limiter."""
