@@ -229,5 +229,6 @@ def test_by_key_opens_json_inside_strings():
     text = json.dumps({"body": json.dumps({"user": "app", "password": "x"})})
     shown = json.loads(redact_tree([text], by_key=True)[0])
     assert json.loads(shown["body"]) == {"user": "app", "password": PLACEHOLDER}
-    assert redact_tree('{"a":' * 100_000 + "1" + "}" * 100_000, by_key=True) == PLACEHOLDER
+    for depth in (600, 100_000):
+        assert redact_tree('{"a":' * depth + "1" + "}" * depth, by_key=True) == PLACEHOLDER
     assert redact_tree([text]) == [text]

@@ -91,7 +91,8 @@ FORMATS = (
     Format("Shopify", "shpat_ shpca_ shppa_ shpss_", "[a-fA-F0-9]{32}" + _END, _HEX[:32],
            near=f"shpat_{_HEX}"),
     Format("Docker", "dckr_pat_ dckr_oat_", r"[\w-]{27,}", _MIX[:27]),
-    Format("HashiCorp Vault", "hvs. hvb. hvr.", r"[\w-]{24,}", _MIX[:90]),
+    Format("HashiCorp Vault", "hvs. hvb. hvr.", r"[\w-]{24,}", _MIX[:90],
+           near=f"hvs. hvs-{_MIX}"),
     # RFC 7519: the signed claims. The header before them says how they are signed, and stays.
     Format("JSON web token", ".eyJ", r"(?<=[\w-]{16}\.eyJ)[\w-]+\.[\w-]{20,}",
            f"zdWIiOiIx.{_MIX[:43]}", near=f"eyJhbGciOiJIUzI1NiJ9.eyJzdWIi a.eyJzdWIi.{_MIX[:43]}",
@@ -231,7 +232,7 @@ def _entries(
 ) -> dict[str, Any]:
     copy: dict[str, Any] = {}
     number = 1
-    names = [value[key] for key in ("name", "key") if by_key and key in value]
+    names = [value[key] for key in ("name", "key") if key in value]
     pair = any(isinstance(name, str) and _names_a_secret(name[-64:]) for name in names)
     for key, item in value.items():
         shown = name = _text(key, redact, by_key)
