@@ -229,6 +229,7 @@ def test_by_key_opens_json_inside_strings():
     text = json.dumps({"body": json.dumps({"user": "app", "password": "x"})})
     shown = json.loads(redact_tree([text], by_key=True)[0])
     assert json.loads(shown["body"]) == {"user": "app", "password": PLACEHOLDER}
+    assert "x" not in redact_tree('{"password": "\nx"}', by_key=True)  # no JSON, to be exact
     for depth in (600, 100_000):
         assert redact_tree('{"a":' * depth + "1" + "}" * depth, by_key=True) == PLACEHOLDER
     assert redact_tree([text]) == [text]
