@@ -118,6 +118,7 @@ def test_a_part_that_fails_denies_and_only_the_type_of_its_error_is_told(
     def fail(*_: object) -> Any:
         raise error("private")
 
+    fail.blocking = error is StopIteration  # type: ignore[attr-defined]
     part, name = (fail, error.__name__) if error else (cancelled, "CancelledError")
     if not error and check is Sync:  # which closes the coroutine
         name = "TypeError"
