@@ -151,14 +151,15 @@ def hostile(size: int) -> dict[str, Any]:
     return values
 
 
-def seconds(check: Callable[[Any], object], value: Any, times: int) -> float:
-    """Return the least seconds of so many checks."""
-    taken = []
+def seconds(check: Callable[[Any], object], values: tuple[Any, Any], times: int) -> list[float]:
+    """Return the least seconds of a check of each value, measured in turn so many times."""
+    taken: list[list[float]] = [[], []]
     for _ in range(times):
-        start = time.perf_counter()
-        check(value)
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        for value, times_of_it in zip(values, taken, strict=True):
+            start = time.perf_counter()
+            check(value)
+            times_of_it.append(time.perf_counter() - start)
+    return [min(times_of_it) for times_of_it in taken]
 
 
 def cost(check: Callable[[Any], object], value: Any, half: Any) -> tuple[float, float, float]:
@@ -167,15 +168,15 @@ def cost(check: Callable[[Any], object], value: Any, half: Any) -> tuple[float, 
     There are thousands: one that is far from the limits is measured once, and not for its memory.
     """
     # Under a millisecond, what does not grow with the text counts most.
-    whole, part = seconds(check, value, 1), max(0.001, seconds(check, half, 1))
-    if whole < SECONDS / 2 and whole < GROWTH * part:
-        return whole, 0.0, whole / part
-    whole, part = seconds(check, value, 3), max(0.001, seconds(check, half, 3))
+    whole, part = seconds(check, (value, half), 1)
+    if whole < SECONDS / 2 and whole < GROWTH * max(0.001, part):
+        return whole, 0.0, whole / max(0.001, part)
+    whole, part = seconds(check, (value, half), 7)
     tracemalloc.start()
     check(value)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return whole, peak / 1e6, whole / part
+    return whole, peak / 1e6, whole / max(0.001, part)
 
 
 def measure_hostile() -> list[tuple[str, float, float, float]]:

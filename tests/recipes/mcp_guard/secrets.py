@@ -128,11 +128,14 @@ def _expression(form: Format, start: str) -> re.Pattern[str]:
     return re.compile(found + form.secret, re.ASCII)
 
 
-_SEARCHES = [
-    (start, _expression(form, start), PLACEHOLDER if form.kept is None else rf"\1{PLACEHOLDER}")
-    for form in FORMATS
-    for start in form.starts.split()
-]
+# By a character that is in the start, so that most texts are searched for a few of 74 starts only.
+_SEARCHES: dict[str, list[tuple[str, re.Pattern[str], str]]] = {}
+for form in FORMATS:
+    replacement = PLACEHOLDER if form.kept is None else rf"\1{PLACEHOLDER}"
+    for start in form.starts.split():
+        hint = next((char for char in "_-./=" if char in start), start)
+        _SEARCHES.setdefault(hint, []).append((start, _expression(form, start), replacement))
+
 # Of those that come after a name: in JSON the name is a key.
 _KEYS: tuple[str, ...] = ("secret_access_key", "SECRET_ACCESS_KEY", "SecretAccessKey")
 _KEYS += ("secretAccessKey", "AccountKey", "SharedAccessKey")
@@ -176,9 +179,10 @@ def redact(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    for start, expression, replacement in _SEARCHES:
-        if start in text:
-            text = expression.sub(replacement, text)
+    for hint, searches in _SEARCHES.items():
+        for start, expression, replacement in searches if hint in text else ():
+            if start in text:
+                text = expression.sub(replacement, text)
     return text
 
 
