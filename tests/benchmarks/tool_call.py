@@ -25,11 +25,11 @@ from mcp.server.mcpserver import MCPServer
 
 from agent_mcp_governance import GovernancePolicy, PatternType
 
-sys.path += [str(Path(__file__).parents[1] / "recipes"), str(Path(__file__).parents[1])]
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 
+from hostile import hostile_texts
 from mcp_guard import Guard, Limits, ToolRules
 from mcp_guard.mcp_sdk import govern
-from support.hostile import hostile_texts
 
 ADDED, SECONDS, MEGABYTES, GROWTH = 0.30, 0.1, 100, 2.5
 BLOCK = 20  # calls of one arm before the other has its turn
@@ -136,6 +136,8 @@ def hostile(size: int) -> dict[str, Any]:
     values["JSON in JSON, twelve deep"] = nested("x" * (size // 6), 12)
     values["escapes"] = '"' + "\\u0041" * (size // 6) + '"'
     values["short runs with escapes"] = '\\/"' * (size // 3)
+    values["slashes before a secret"] = "\\/" * (size // 2 - 20) + " \\u0041KIAQ2W3E4R5T6Y7U2I3"
+    values["names beside a secret"] = [*({"name": f"{n}"} for n in range(size // 14)), "x://u:p@h"]
     values["escapes that are none"] = 'x\\n\\u"' * (size // 6)
     values["strings with escapes"] = [f"sk-://AKIA sig= \\u0041{n % 9}" for n in range(size // 26)]
     values["keys with escapes"] = {f"http://u:p{n}@\\u": 1 for n in range(size // 21)}
@@ -191,6 +193,7 @@ def measure_hostile() -> list[tuple[str, float, float, float]]:
         halves = hostile(size // 2)
         for name, value in hostile(size).items():
             rows.append((f"{direction}: {name}", *cost(check, value, halves[name])))
+    assert len(rows) > 2_000
     assert limits.max_params_chars > 95_000
     assert limits.max_response_chars > 240_000
     return sorted(rows, key=lambda row: -row[1])

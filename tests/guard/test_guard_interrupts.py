@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp_guard import Guard, flow
+from mcp_guard.audit import Check
 from support.guards import Entries, in_both_forms, make_guard, make_guard_with
 from support.parts import Meter
 
@@ -86,6 +87,17 @@ def test_a_call_that_is_cancelled_is_audited_and_counted_once_and_raises(
     assert guard.audit.failures == 0
     [(labels, count)] = meter.counted()["mcp_decisions"]
     assert (labels["stage"], count) == ("cancelled", 1)
+
+
+def test_a_call_that_is_cancelled_is_let_go_of_at_once() -> None:
+    guard, _ = make_guard(require_human_approval=True, approver=forever)
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(cancel(guard.acheck_call("alice", "search", {})))
+        assert not any(isinstance(kept, Check) for kept in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["thread", "hidden", "async"])

@@ -11,12 +11,13 @@ from support.guards import Entries, make_guard
 from agent_mcp_governance import GovernancePolicy, InMemoryAuditSink, PatternType, ResponsePolicy
 
 COUNTER = type("Counter", (), {"try_acquire": lambda *_: True})()
+ODD = type("Odd", (), {"try_acquire": 5})()
 REGEX, SANITIZE = PatternType.REGEX, ResponsePolicy.SANITIZE
 POSITIVE = "must be a positive"
 PLAIN = "must be callable and not async, not"
 WRONG: list[tuple[str, str, list[Any]]] = [
     ("audit_sink", "an object with a method record(), not", ["a.jsonl", None, InMemoryAuditSink]),
-    ("limiter", "must be an object with a method try_acquire(), not", [60, type(COUNTER)]),
+    ("limiter", "must be an object with a method try_acquire(), not", [60, type(COUNTER), ODD]),
     ("budget", "must be an object with a method try_acquire(), not", [60, type(COUNTER)]),
     ("metrics", "must be an object with a method record_decision(), not", [True, "any"]),
     ("window_size", f"{POSITIVE} number, not", ["60", 0, -1, None, True, 10**400]),

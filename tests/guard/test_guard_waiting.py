@@ -150,6 +150,20 @@ def test_a_lock_that_is_never_released_refuses_and_does_not_hang(
         assert (inner, log[0]["detail"]) == (["", stage], "TimeoutError")
 
 
+def test_a_future_of_another_loop_is_a_part_that_failed() -> None:
+    other = asyncio.new_event_loop()
+    other.close()
+    limiter = Mock(try_acquire=lambda _: other.create_future(), blocking=False)
+    guard, log = make_guard(limiter=limiter)
+    assert run(guard.acheck_call("alice", "search", {})).stage == "rate_limit"
+    assert log[0]["detail"] == "ValueError"
+
+
+def test_a_lock_can_be_left_in_a_child_that_was_forked_within_it() -> None:
+    with (lock := flow.Lock()):
+        lock.open()  # as at a fork
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("option", ["limiter", "budget"])

@@ -36,10 +36,14 @@ async def test_the_text_of_an_error_is_checked_like_a_response(sdk: str, mode: s
     assert log.stages("response") == ["allowed"] * 4
 
 
+class QuietError(MCPError):
+    message = data = "what is sent is another"
+
+
 @each_sdk_and_mode
 async def test_a_protocol_error_keeps_its_code_and_loses_its_secrets(sdk: str, mode: str) -> None:
     def refuse(text: str, data: str | None = None) -> str:
-        raise MCPError(MISSING_CAPABILITY, text, {"requiredCapabilities": {}, "hint": data})
+        raise QuietError(MISSING_CAPABILITY, text, {"requiredCapabilities": {}, "hint": data})
 
     async with serving(sdk, refuse, mode=mode) as call:
         for text, data in [("no sampling", None), (TOKEN, "fine"), ("no sampling", TOKEN)]:

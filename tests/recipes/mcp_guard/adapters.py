@@ -165,14 +165,14 @@ async def governed(
     if clean:
         raise error
     if isinstance(error, MCPError):
-        raise MCPError(error.code, **decision.content) from None
+        raise MCPError(error.error.code, **decision.content) from None
     raise ToolFailure(decision.content["message"], decision.stage) from None
 
 
 def _text(error: Exception) -> dict[str, Any]:
     """Return what is sent of *error*."""
     if isinstance(error, MCPError):
-        return {"message": error.message, "data": error.data}
+        return {"message": error.error.message, "data": error.error.data}
     with suppress(Exception):
         return {"message": str(error)}
     return {"message": error}  # no plain JSON, so the guard refuses it
@@ -204,7 +204,7 @@ def _swapped(result: dict[str, Any], blobs: Iterable[str]) -> tuple[dict[str, An
         elif block["type"] in ("image", "audio"):
             block = swap(block, "data")
         content.append(block)
-    return {**result, "content": content}, taken
+    return ({**result, "content": content} if taken else result), taken
 
 
 def prepare(

@@ -51,7 +51,8 @@ class Lock:
             raise TimeoutError("an interrupt left a lock taken")
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        with suppress(RuntimeError):  # it was opened at a fork in between
+            self._lock.release()
 
 
 class Pool:
@@ -122,6 +123,7 @@ def drive(steps: Steps[T]) -> T:
         return done.value  # type: ignore[no-any-return]
     except BaseException as error:
         _call(*steps.throw(error))  # they raise it again, or have a last step
+        steps.close()  # else they and the error hold each other, and the call's params
         raise
 
 
@@ -144,6 +146,7 @@ async def adrive(steps: Steps[T]) -> T:
             _call(*last)
         else:
             _begin(*last)
+        steps.close()
         raise
 
 
@@ -172,7 +175,7 @@ def _begin(part: Part, args: tuple[Any, ...]) -> Any:
                 return result
         else:
             result = _finish(part.pool.submit(_call, part, args, True))
-        future = asyncio.ensure_future(result)
+        future = asyncio.ensure_future(result, loop=asyncio.get_running_loop())
     except _FAILURES as error:
         return part.failure(error, args)
     _kept.add(future)

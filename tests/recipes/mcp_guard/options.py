@@ -64,7 +64,7 @@ _ON_FINDING: Kind = (
 
 def _with(method: str) -> Kind:
     words = f"an object with a method {method}()"
-    return words, lambda it: hasattr(it, method) and not isinstance(it, type)
+    return words, lambda it: callable(getattr(it, method, None)) and not isinstance(it, type)
 
 
 def require(name: str, value: object, kind: type | Kind, *others: object) -> None:

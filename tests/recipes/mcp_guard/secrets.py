@@ -143,10 +143,9 @@ _SHORTEST = 20  # characters of a secret, but for the password of a URL
 
 # What may stand in place of a secret's character, or just before it: an escape of JSON, with more
 # backslashes if it is JSON in JSON, or a colour of the terminal.
-_COLOUR = r"\[[0-9;:]{0,20}[mK]"
-_ESCAPE = re.compile(
-    rf"(?<!\\)\\+(?:u00(?!22|5[Cc]|7[Ff])([2-7][0-9A-Fa-f])|/|u001[Bb]{_COLOUR})|\x1b{_COLOUR}"
-)
+_LETTER = re.compile(r"(?<!\\)\\+u00(?!22|5[Cc]|7[Ff])([2-7][0-9A-Fa-f])")
+_SLASH = re.compile(r"(?<!\\)\\+/")
+_COLOUR = re.compile(r"(?:\x1b|(?<!\\)\\+u001[Bb])\[[0-9;:]{0,20}[mK]")
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 # The last word of a key, or its last two: "db_password", "x-api-key", "clientSecret".
@@ -172,7 +171,7 @@ def redact(text: str) -> str:
         return text
     text = _cut(text)
     if "\\u00" in text or "\\/" in text or "\x1b[" in text:
-        plain = _ESCAPE.sub(_character, text)
+        plain = _LETTER.sub(_letter, _SLASH.sub("/", _COLOUR.sub(" ", text)))
         if (shown := _cut(plain)) != plain:
             return shown
     return text
@@ -186,10 +185,10 @@ def _cut(text: str) -> str:
     return text
 
 
-def _character(escape: re.Match[str]) -> str:
-    if escape[1]:
-        return chr(int(escape[1], 16))
-    return "/" if escape[0][-1] == "/" else " "
+def _letter(escape: re.Match[str]) -> str:
+    letter, backslashes = chr(int(escape[1], 16)), escape[0].index("u")
+    # JSON in JSON has one, two, four and so on: else a backslash of the text comes before it.
+    return rf"\\{letter}" if backslashes & (backslashes - 1) else letter
 
 
 _ours = redact
@@ -231,7 +230,7 @@ def _entries(
 ) -> dict[str, Any]:
     copy: dict[str, Any] = {}
     number = 1
-    names = [value[key] for key in ("name", "key") if key in value]
+    names = [value[key] for key in ("name", "key") if by_key and key in value]
     pair = any(isinstance(name, str) and _names_a_secret(name[-64:]) for name in names)
     for key, item in value.items():
         shown = name = _text(key, redact, by_key)
@@ -246,6 +245,7 @@ def _entries(
 
 
 def _text(text: str, redact: Callable[[str], str], by_key: bool) -> str:
+    text = redact(text)
     if by_key and ":" in text:
         try:
             if (value := opened(text)) is not NOTHING:
@@ -253,7 +253,7 @@ def _text(text: str, redact: Callable[[str], str], by_key: bool) -> str:
                 return text if shown == value else json.dumps(shown)
         except (ValueError, RecursionError):
             return PLACEHOLDER
-    return redact(text)
+    return text
 
 
 @lru_cache(maxsize=1024)
