@@ -139,7 +139,6 @@ for form in FORMATS:
 # Of those that come after a name: in JSON the name is a key.
 _KEYS: tuple[str, ...] = ("secret_access_key", "SECRET_ACCESS_KEY", "SecretAccessKey")
 _KEYS += ("secretAccessKey", "AccountKey", "SharedAccessKey")
-_SHORTEST = 20  # characters of a secret, but for the password of a URL
 
 # What may stand in place of a secret's character, or just before it: an escape of JSON, with more
 # backslashes if it is JSON in JSON, or a colour of the terminal.
@@ -167,7 +166,7 @@ def redact(text: str) -> str:
     Where an escape of JSON or a colour hides a secret, the text is returned without these. Time
     grows with its length and no faster, whatever it holds.
     """
-    if len(text) < _SHORTEST and "//" not in text and "\\" not in text:
+    if len(text) < 20 and "//" not in text and "\\" not in text:  # only a URL's password is shorter
         return text
     text = _cut(text)
     if "\\u00" in text or "\\/" in text or "\x1b[" in text:
