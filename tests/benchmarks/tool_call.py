@@ -173,7 +173,7 @@ def cost(check: Callable[[Any], object], value: Any, half: Any) -> tuple[float, 
     whole, part = seconds(check, (value, half), 1)
     if whole < SECONDS / 2 and whole < GROWTH * max(0.001, part):
         return whole, 0.0, whole / max(0.001, part)
-    whole, part = seconds(check, (value, half), 7)
+    whole, part = seconds(check, (value, half), 15)
     tracemalloc.start()
     check(value)
     peak = tracemalloc.get_traced_memory()[1]
