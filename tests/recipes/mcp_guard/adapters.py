@@ -160,7 +160,7 @@ async def governed(
     if not decision.allowed:
         raise ToolFailure(decision.refusal, decision.stage) from None
     clean = decision.content == looked_at
-    if not error:
+    if error is None:
         return result if clean else _swapped(decision.content, blobs)[0]
     if clean:
         raise error
