@@ -39,6 +39,9 @@ async def test_the_text_of_an_error_is_checked_like_a_response(sdk: str, mode: s
 class QuietError(MCPError):
     message = data = "what is sent is another"
 
+    def __bool__(self) -> bool:
+        return False
+
 
 @each_sdk_and_mode
 async def test_a_protocol_error_keeps_its_code_and_loses_its_secrets(sdk: str, mode: str) -> None:
