@@ -57,7 +57,7 @@ def test_secrets_are_cut_out_of_a_response_and_the_rest_is_returned(check: Any) 
         (["a", {"b": [SECRET]}], ["a", {"b": ["[REDACTED]"]}]),
         ({SECRET: [1, None, True, 2.5]}, {"[REDACTED]": [1, None, True, 2.5]}),
         (f"line\n{SECRET}\n", "line\n[REDACTED]\n"),
-        ({"SecretAccessKey": "aB3dE5gH/+" * 4}, {"SecretAccessKey": "[REDACTED]"}),
+        ({"SecretAccessKey": "aB3dE5gH/+" * 4, "a": 0}, {"SecretAccessKey": "[REDACTED]", "a": 0}),
         (f'{{"a": "\\u0067{SECRET[1:]}"}}', '{"a": "[REDACTED]"}'),
     ):
         before = json.dumps(content)

@@ -186,9 +186,10 @@ def test_json_text_without_a_secret_is_returned_as_it_was(text):
 NAMES = """password Password passwords password2 DB_PASSWORD dbPassword DBPassword passwd pwd
 passphrase passcode secret secrets clientSecret clientsecret secretString secretvalue token
 access_token accessToken accesstoken authtoken refreshtoken sessiontoken idToken csrf-token
-x-api-key apiKey apikey APIKey API_KEY api.key privateKey private-key accessKey secretKey
-signing_key encryptionKey account-key masterKey credential credentials bearer Authorization
-Proxy-Authorization cookie set-cookie cookies connectionString sync_password"""
+x-api-key sync_password apiKey apikey APIKey API_KEY api.key privateKey private-key accessKey
+secretKey signing_key encryptionKey account-key masterKey credential credentials bearer
+Authorization Proxy-Authorization cookie set-cookie cookies connectionString
+aws_secret_access_key"""
 OTHERS = """max_tokens tokenizer tokenType secretary secret_santa page_token nextPageToken
 next_token prev_token previousToken continueToken continuationToken syncToken resume_token skipToken
 start_token cursor_token deltaToken bos_token eos_token pad_token unk_token sep_token cls_token
@@ -222,6 +223,7 @@ def test_by_key_opens_json_inside_strings():
     text = json.dumps({"body": json.dumps({"user": "app", "password": "x"})})
     shown = json.loads(redact_tree([text], by_key=True)[0])
     assert json.loads(shown["body"]) == {"user": "app", "password": PLACEHOLDER}
+    assert redact_tree('{"a":  1}', by_key=True) == '{"a":  1}'
     lines = ["-----BEGIN PRIVATE KEY-----", "a" * 64, "-----END PRIVATE KEY-----"]
     assert "aaa" not in redact_tree(json.dumps({"source": lines}), by_key=True)
     assert "x" not in redact_tree('{"password": "\nx"}', by_key=True)  # no JSON, to be exact

@@ -123,7 +123,6 @@ def drive(steps: Steps[T]) -> T:
         return done.value  # type: ignore[no-any-return]
     except BaseException as error:
         _call(*steps.throw(error))  # they raise it again, or have a last step
-        steps.close()  # else they and the error hold each other, and the call's params
         raise
 
 
@@ -146,7 +145,7 @@ async def adrive(steps: Steps[T]) -> T:
             _call(*last)
         else:
             _begin(*last)
-        steps.close()
+        steps.close()  # else they and the error hold each other, and the call's params
         raise
 
 
