@@ -25,9 +25,9 @@ logger = logging.getLogger("mcp_guard")
 class Guard:
     """Decides whether a tool call may run and whether its response may be returned.
 
-    It keeps the kernel's ``GovernancePolicy`` and asks its limiter and pattern matcher. Its
-    ``MCPGateway`` it does not call: of that, two look-ups, a count and a question are left once
-    its limits are closed.
+    It takes the kernel's ``GovernancePolicy``, approval status, audit sinks and recorders, and
+    counts and matches as the kernel does. Its ``MCPGateway`` and limiter it does not call: of
+    these, two look-ups, two counts and a question are left once their limits are closed.
 
     Attributes:
         tools: The names on the allow list.

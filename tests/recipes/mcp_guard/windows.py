@@ -1,12 +1,11 @@
 """The window and the budget in memory, exact with any number of threads."""
 # SPDX-License-Identifier: MIT. From agent-mcp-governance 3.8.0, recipe mcp_guard 1.0.
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
 from typing import Any
-
-from agent_mcp_governance import MCPSlidingRateLimiter
 
 from .flow import Lock
 
@@ -58,26 +57,16 @@ class Budget:
 class Window(Budget):
     """So many calls of each caller within any period of time, instead of from the first on.
 
-    It is the kernel's limiter within a lock of ours, which makes it exact: alone it reads its clock
-    before its own lock. Each call has one of its own, whose lock nobody else can have taken. It
-    gets no name of a caller, since it would fold its case.
+    It counts as the kernel's limiter does, but exactly: that one reads its clock before its lock,
+    and folds the case of a caller.
     """
 
     def _take(self, caller: str, now: float) -> bool:
-        self._caller, self._now = caller, now
-        limiter = MCPSlidingRateLimiter(
-            max_calls_per_window=self._max_calls,
-            window_size=self._period,
-            rate_limit_store=self,
-            clock=lambda: now,
-        )
-        return limiter.try_acquire("caller")
-
-    def get_bucket(self, _: str) -> Any:
-        """Return when the caller's calls were, as the store of the limiter."""
-        return self._callers.get(self._caller, (0.0, []))[1]
-
-    def set_bucket(self, _: str, bucket: Any) -> None:
-        """Keep *bucket*, to which the limiter has added a call."""
-        self._callers[self._caller] = self._now, bucket
-        self._callers.move_to_end(self._caller)
+        _, calls = self._callers.get(caller, (now, []))
+        del calls[: bisect_right(calls, now - self._period)]
+        if len(calls) >= self._max_calls:
+            return False
+        calls.append(now)
+        self._callers[caller] = now, calls
+        self._callers.move_to_end(caller)
+        return True
