@@ -4,7 +4,7 @@
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from agent_mcp_governance import GovernancePolicy, PatternType
 
@@ -38,28 +38,30 @@ class Patterns:
             if kind is not PatternType.REGEX
             and (composed := unicodedata.normalize("NFC", text)) != text
         ]
-        plain: list[Pattern] = [item for item in kinds if item[1] is substring]
-        self._substrings = GovernancePolicy(blocked_patterns=plain)
+        self._substrings = [(text, text.lower()) for text, kind in kinds if kind is substring]
         self._expressions = [
             (text, re.compile(_expression(text, kind), re.IGNORECASE))
             for text, kind in kinds
             if kind is not substring
         ]
 
-    def find(self, texts: Iterable[str]) -> tuple[str, str] | None:
+    def find(self, texts: list[str]) -> tuple[str, str] | None:
         """Return a pattern that matches, and in which of *texts*.
 
         Raises:
             ValueError: A text is far longer in its NFKC form.
         """
-        forms = {text: text for text in texts}
-        forms = {_normal(text): text for text in forms if not text.isascii()} | forms
-        # One search of all of them first: there is seldom anything, and the kernel lowers the
-        # case of its text again for each pattern.
-        suspicious = self._substrings.matches_pattern("\0".join(forms))
-        for form, text in forms.items() if suspicious else ():
-            if found := self._substrings.matches_pattern(form):
-                return found[0], text
+        whole = "\0".join(texts)
+        forms = dict(zip(texts, texts, strict=True))
+        if not whole.isascii():
+            forms = {_normal(text): text for text in texts if not text.isascii()} | forms
+            whole = "\0".join(forms)
+        whole = whole.lower()
+        for pattern, lowered in self._substrings:
+            if lowered in whole:  # which is seldom so
+                for form, text in forms.items():
+                    if lowered in form.lower():
+                        return pattern, text
         for pattern, expression in self._expressions:
             for form, text in forms.items():
                 if expression.search(form):
