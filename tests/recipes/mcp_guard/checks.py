@@ -155,11 +155,11 @@ class Checks:
             detail = f"{place(match[1], params.value, self.redact)} matches {match[0]!r}"
             self._refuse(check, "pattern", "The arguments are not allowed.", detail)
         if rules.refuse_secrets and may_hold_secrets(params.texts, self.redact):
-            tree, texts = params
             # The last that changes is what JSON inside strings opens to.
-            secret = next((text for text in reversed(texts) if self.redact(text) != text), None)
-            if secret is not None or redact_tree(tree, self.redact) != tree:
-                detail = f"at {place(secret, tree, self.redact)}"
+            changed = (text for text in reversed(params.texts) if self.redact(text) != text)
+            secret = next(changed, None)
+            if secret is not None or redact_tree(params.value, self.redact) != params.value:
+                detail = f"at {place(secret, params.value, self.redact)}"
                 self._refuse(check, "secret", "The arguments hold a secret.", detail)
 
     def _approve(self, check: Check, params: dict[str, Any]) -> Steps[None]:

@@ -73,18 +73,18 @@ def refuse_poisoned_tools(
         try:
             if hasattr(tool, "model_dump"):
                 tool = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
-            definition, texts = plain_copy(dict(tool), _LIMITS.max_params_chars, _LIMITS)
-            add_inner(texts, _LIMITS.max_params_chars, _LIMITS)
-            name = definition["name"]
+            copy = plain_copy(dict(tool), _LIMITS.max_params_chars, _LIMITS)
+            add_inner(copy.texts, _LIMITS.max_params_chars, _LIMITS)
+            name = copy.value["name"]
         except (KeyError, TypeError, ValueError) as error:
             raise PoisonedToolError(f"a definition of {server_name!r} is none: {error}") from None
         if type(name) is not str or name in found:
             raise PoisonedToolError(f"a tool of {server_name!r} has no name of its own: {name!r}")
-        found[name] = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+        found[name] = hashlib.sha256(json.dumps(copy.value, sort_keys=True).encode()).hexdigest()
         if pins is not None and pins.get(name) != found[name]:
             problems.append(f"{name!r} {'has changed' if name in pins else 'was added'}")
         if name not in reviewed:
-            threats = _threats(scanner, definition, "\n".join(texts), server_name)
+            threats = _threats(scanner, copy.value, "\n".join(copy.texts), server_name)
             problems += [f"{name!r}: {threat}" for threat in threats]
     if problems:
         raise PoisonedToolError("; ".join(problems))

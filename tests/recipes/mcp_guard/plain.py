@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from .decisions import Limits
 
@@ -16,11 +16,36 @@ _WORDS = {None: "null", True: "true", False: "false"}
 _ENDS = {"{": "}", "[": "]", '"': '"'}
 
 
-class Copy(NamedTuple):
-    """A plain-JSON value that nobody else has, and what is in it."""
+class Copy:
+    """A value that nobody else has, its texts, and how many keys and elements it has.
 
-    value: Any
-    texts: list[str]  # its keys, and its leaves as JSON has them; a string without its quotes
+    The texts are its keys, and its leaves as JSON has them; a string without its quotes.
+    """
+
+    def __init__(self, value: Any, as_text: Callable[[Any], str], limits: Limits) -> None:
+        """Copy *value*. Raise ValueError if it is over the *limits*, and what *as_text* raises."""
+        self.texts: list[str] = []
+        self.items = 0
+        self._as_text, self._limits = as_text, limits
+        self.value = self._copy(value, 1)
+
+    def _copy(self, node: Any, level: int) -> Any:
+        if type(node) is not dict and type(node) is not list:
+            self.texts.append(self._as_text(node))
+            return node
+        if level > self._limits.max_depth:
+            raise ValueError(f"over {self._limits.max_depth} levels")
+        copied = node.copy()  # look at the copy only: another thread may be changing the original
+        self.items += len(copied)
+        if self.items > self._limits.max_items:
+            raise ValueError(f"over {self._limits.max_items} keys and elements")
+        for slot, child in copied.items() if type(copied) is dict else enumerate(copied):
+            if type(slot) is str:
+                self.texts.append(slot)
+            elif type(copied) is dict:
+                raise _no_json(slot)
+            copied[slot] = self._copy(child, level + 1)
+        return copied
 
 
 def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
@@ -30,44 +55,15 @@ def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
         ValueError: It is no plain JSON, has over *max_chars* characters, keys and punctuation
             included, or is over the *limits*; the sentence says which.
     """
-    copy, items = _copy(value, _plain_leaf, limits)
-    for kind in {*map(type, copy.texts)} - {str}:  # a key's
-        raise ValueError(f"no plain JSON, for a {kind.__name__} in it")
-    if items + sum(map(len, copy.texts)) > max_chars:
+    copy = Copy(value, _plain_leaf, limits)
+    whole = "".join(copy.texts)
+    if copy.items + len(whole) > max_chars:
         raise ValueError(f"over {max_chars} characters")
     try:
-        "".join(copy.texts).encode()
+        whole.encode()
     except UnicodeEncodeError:
         raise ValueError("no plain JSON, for half of a surrogate pair in it") from None
     return copy
-
-
-def _copy(value: Any, as_text: Callable[[Any], str], limits: Limits) -> tuple[Copy, int]:
-    """Return a copy of *value*, and of how many keys and elements."""
-    top = [value]
-    level: list[Any] = [top]  # copies whose children are still the caller's
-    texts: list[str] = []
-    items = depth = 0
-    while level:
-        below: list[Any] = []
-        for parent in level:
-            for slot, node in parent.items() if type(parent) is dict else enumerate(parent):
-                if type(node) is str:
-                    texts.append(node)
-                elif type(node) is dict or type(node) is list:
-                    if items + len(node) > limits.max_items:
-                        raise ValueError(f"over {limits.max_items} keys and elements")
-                    # Look at the copy only: another thread may be changing the original.
-                    parent[slot] = copied = node.copy()
-                    items += len(copied)
-                    texts += copied if type(copied) is dict else ()
-                    below.append(copied)
-                else:
-                    texts.append(as_text(node))
-        level, depth = below, depth + 1
-        if depth > limits.max_depth and level:
-            raise ValueError(f"over {limits.max_depth} levels")
-    return Copy(top[0], texts), items
 
 
 def _leaf(leaf: Any) -> str:
@@ -79,11 +75,15 @@ def _plain_leaf(leaf: Any) -> str:
         return _WORDS[leaf]
     if type(leaf) is int and leaf.bit_length() > 1_024:
         raise ValueError("a number of over 1024 bits")
-    if type(leaf) is int:
+    if type(leaf) is str or type(leaf) is int:
         return str(leaf)
     if type(leaf) is float and math.isfinite(leaf):
         return repr(leaf)
-    raise ValueError(f"no plain JSON, for a {type(leaf).__name__} in it")
+    raise _no_json(leaf)
+
+
+def _no_json(node: Any) -> ValueError:
+    return ValueError(f"no plain JSON, for a {type(node).__name__} in it")
 
 
 def add_inner(texts: list[str], max_chars: int, limits: Limits) -> None:
@@ -96,7 +96,7 @@ def add_inner(texts: list[str], max_chars: int, limits: Limits) -> None:
     outer = [*texts]
     while inner := [opened(text) for text in filter(_MAY_BE_JSON.match, outer)]:
         whole = [value for value in inner if value is not NOTHING]
-        outer = _copy(whole, _leaf, limits)[0].texts
+        outer = Copy(whole, _leaf, limits).texts
         texts += outer
         if sum(map(len, texts)) > 4 * max_chars:  # so deep is JSON in JSON in JSON
             raise ValueError(f"over {4 * max_chars} characters, with JSON inside strings")
