@@ -121,29 +121,26 @@ class Trail:
     def _entry(
         self, check: Check, decision: Decision, redact: Callable[[str], str]
     ) -> dict[str, Any]:
-        entry: dict[str, Any] = {
-            "timestamp": time.time(),
-            "direction": check.direction,
+        said: dict[str, Any] = {
             "agent_id": check.caller and redact(check.caller),
             "tool_name": check.tool and redact(check.tool),
             "parameters": redact_tree(check.params, redact, by_key=True),
+            "findings": [*check.findings],
+            "would_refuse": [redact(refusal) for refusal in check.would_refuse],
+            "detail": redact(check.detail),
+            "reason": redact(decision.reason),
+        }
+        entry = {
+            "timestamp": time.time(),
+            "direction": check.direction,
             "allowed": decision.allowed,
             "stage": decision.stage,
-            "reason": redact(decision.reason),
-            "detail": redact(check.detail),
-            "findings": list(check.findings),
             "approval_status": check.approval,
-            "would_refuse": [redact(refusal) for refusal in check.would_refuse],
+            **said,
         }
-        if 12 * len(repr(entry)) < self._max_chars:  # JSON has twelve for a character at most
-            return entry
-        for name in ("parameters", "findings", "would_refuse", "detail", "reason"):
-            if len(json.dumps(entry)) <= self._max_chars:
-                break
-            text = json.dumps(entry[name])[: self._max_chars]
-            while text and len(json.dumps(entry)) > self._max_chars:
-                entry[name] = {"cut_short": text}  # which escapes it once more
-                text = text[: len(text) * 7 // 8]
+        # JSON has twelve characters for one at most, and under 500 for what is not said in words.
+        if 12 * len(repr(said)) + 500 > self._max_chars:
+            _cut_short(entry, self._max_chars)
         return entry
 
     def failed(self, error: BaseException, entry: dict[str, Any]) -> None:
@@ -151,6 +148,15 @@ class Trail:
         logger.error("the audit sink failed: %s", type(error).__name__)
         self.unrecorded.append(entry)
         self.failures += 1
+
+
+def _cut_short(entry: dict[str, Any], max_chars: int) -> None:
+    """Shorten *entry*, its params first, until it has *max_chars* as JSON."""
+    for name in ("parameters", "findings", "would_refuse", "detail", "reason"):
+        text = json.dumps(entry[name])[:max_chars]
+        while text and len(json.dumps(entry)) > max_chars:
+            entry[name] = {"cut_short": text}  # which escapes it once more
+            text = text[: len(text) * 7 // 8]
 
 
 @dataclass
