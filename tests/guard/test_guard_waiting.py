@@ -159,11 +159,6 @@ def test_a_future_of_another_loop_is_a_part_that_failed() -> None:
     assert log[0]["detail"] == "ValueError"
 
 
-def test_a_lock_can_be_left_in_a_child_that_was_forked_within_it() -> None:
-    with (lock := flow.Lock()):
-        lock.open()  # as at a fork
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("option", ["limiter", "budget"])

@@ -51,8 +51,7 @@ class Lock:
             raise TimeoutError("an interrupt left a lock taken")
 
     def __exit__(self, *_: object) -> None:
-        with suppress(RuntimeError):  # it was opened at a fork in between
-            self._lock.release()
+        self._lock.release()
 
 
 class Pool:
