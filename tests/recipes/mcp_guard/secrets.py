@@ -229,14 +229,13 @@ def _entries(
 ) -> dict[str, Any]:
     copy: dict[str, Any] = {}
     number = 1
-    names = [value[key] for key in ("name", "key") if by_key and key in value]
-    pair = any(isinstance(name, str) and _names_a_secret(name[-64:]) for name in names)
+    pair = by_key and (_names_a_secret(value.get("name")) or _names_a_secret(value.get("key")))
     for key, item in value.items():
         shown = name = _text(key, redact, by_key)
         while name in copy:
             number += 1
             name = f"{shown} {number}"
-        named = by_key and (_names_a_secret(key[-64:]) or (pair and key == "value"))
+        named = by_key and (_names_a_secret(key) or (pair and key == "value"))
         if isinstance(item, str) and key.endswith(_KEYS):
             named = named or redact(f"{key}={item}") == f"{key}={PLACEHOLDER}"
         copy[name] = redact_tree(item, redact, by_key=by_key, hide=hide or named)
@@ -255,8 +254,12 @@ def _text(text: str, redact: Callable[[str], str], by_key: bool) -> str:
     return text
 
 
+def _names_a_secret(key: object) -> bool:
+    return isinstance(key, str) and _ends_in_a_secret(key[-64:])
+
+
 @lru_cache(maxsize=1024)
-def _names_a_secret(key: str) -> bool:
+def _ends_in_a_secret(key: str) -> bool:
     *_, before, last = ["", "", *(word.lower() for word in _WORD.findall(key))]
     if last == "token" and _PLACE.fullmatch(before):
         return False
