@@ -32,7 +32,7 @@ from mcp_guard import Guard, Limits, ToolRules
 from mcp_guard.mcp_sdk import govern
 
 ADDED, SECONDS, MEGABYTES, GROWTH = 0.30, 0.1, 100, 2.5
-BLOCK = 20  # calls of one arm before the other has its turn
+BLOCK = 5  # calls of one arm before the other has its turn: a slow moment is shared
 MODES = {"auto": "newest protocol", "legacy": "protocol 2025-11-25"}
 UNGOVERNED, GOVERNED, IN_THREADS = "ungoverned", "governed", "with a thread for each entry"
 
@@ -201,7 +201,7 @@ def measure_hostile() -> list[tuple[str, float, float, float]]:
 
 def main() -> None:
     parser = common.options(__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=100, help=f"blocks of {BLOCK} calls per arm")
+    parser.add_argument("--rounds", type=int, default=400, help=f"blocks of {BLOCK} calls per arm")
     parser.add_argument("--check", action="store_true", help="fail if a limit is broken")
     chosen = parser.parse_args()
     for name in ("agent_os", "mcp_guard"):

@@ -185,26 +185,20 @@ def _swapped(result: dict[str, Any], blobs: Iterable[str]) -> tuple[dict[str, An
     the SDK seals on its way to the client and back. In an extension's own type it types nothing.
     """
     given, taken = iter(blobs), []
-
-    def swap(holder: dict[str, Any], key: str) -> dict[str, Any]:
-        if key in holder:
-            taken.append(holder[key])
-            holder = {**holder, key: next(given)}
-        return holder
-
     kind = result.get("resultType", "complete")
-    if kind == "input_required":
-        return swap(result, "requestState"), taken
-    if kind != "complete":
-        return result, taken
+    if kind == "input_required" and "requestState" in result:
+        taken.append(result["requestState"])
+        result = {**result, "requestState": next(given)}
     content = []
-    for block in result.get("content", ()):
-        if block["type"] == "resource":
-            block = {**block, "resource": swap(block["resource"], "blob")}
-        elif block["type"] in ("image", "audio"):
-            block = swap(block, "data")
+    for block in result.get("content", ()) if kind == "complete" else ():
+        if block["type"] in ("image", "audio") and "data" in block:
+            taken.append(block["data"])
+            block = {**block, "data": next(given)}
+        elif block["type"] == "resource" and "blob" in block["resource"]:
+            taken.append(block["resource"]["blob"])
+            block = {**block, "resource": {**block["resource"], "blob": next(given)}}
         content.append(block)
-    return ({**result, "content": content} if taken else result), taken
+    return ({**result, "content": content} if content and taken else result), taken
 
 
 def prepare(

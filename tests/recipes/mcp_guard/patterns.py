@@ -52,7 +52,7 @@ class Patterns:
             ValueError: A text is far longer in its NFKC form.
         """
         whole = "\0".join(texts)
-        forms = dict(zip(texts, texts, strict=True))
+        forms = {text: text for text in texts}
         if not whole.isascii():
             forms = {_normal(text): text for text in texts if not text.isascii()} | forms
             whole = "\0".join(forms)
