@@ -167,13 +167,16 @@ def seconds(check: Callable[[Any], object], values: tuple[Any, Any], times: int)
 def cost(check: Callable[[Any], object], value: Any, half: Any) -> tuple[float, float, float]:
     """Return the seconds of a check, its megabytes, and how much longer it takes than *half*.
 
-    There are thousands: one that is far from the limits is measured once, and not for its memory.
+    There are thousands: one that is far from the limits is measured once, and not for its memory,
+    and one that looks slow again and again, since only what is slow always is.
     """
     # Under a millisecond, what does not grow with the text counts most.
-    whole, part = seconds(check, (value, half), 1)
-    if whole < SECONDS / 2 and whole < GROWTH * max(0.001, part):
+    for times in (1, 15, 60):
+        whole, part = seconds(check, (value, half), times)
+        if whole < SECONDS and whole < GROWTH * max(0.001, part):
+            break
+    if whole < SECONDS / 2 and times == 1:
         return whole, 0.0, whole / max(0.001, part)
-    whole, part = seconds(check, (value, half), 15)
     tracemalloc.start()
     check(value)
     peak = tracemalloc.get_traced_memory()[1]

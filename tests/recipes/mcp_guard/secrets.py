@@ -260,7 +260,7 @@ def _names_a_secret(key: object) -> bool:
 
 @lru_cache(maxsize=1024)
 def _ends_in_a_secret(key: str) -> bool:
-    *_, before, last = ["", "", *(word.lower() for word in _WORD.findall(key))]
+    before, last = ["", "", *map(str.lower, _WORD.findall(key)[-2:])][-2:]
     if last == "token" and _PLACE.fullmatch(before):
         return False
     return bool(_SECRET_NAME.fullmatch(last) or _SECRET_NAME.fullmatch(before + last))
