@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from collections import OrderedDict
 from functools import reduce
 from typing import Any
@@ -91,6 +92,14 @@ def test_a_cap_is_the_last_that_fits(limits: Any, fits: Any, over: Any) -> None:
     guard, _ = make_guard(limits=Limits(**limits))
     assert guard.check_call("alice", "search", fits).allowed
     assert guard.check_call("alice", "search", over).stage == "params"
+
+
+def test_what_is_far_too_long_is_refused_before_it_is_put_together() -> None:
+    guard, _ = make_guard()
+    tracemalloc.start()
+    refused = guard.check_call("alice", "search", {"q": ["x" * 100_000] * 2_000})
+    assert (refused.stage, tracemalloc.get_traced_memory()[1] < 10**7) == ("params", True)
+    tracemalloc.stop()
 
 
 def test_a_tools_rules_may_set_its_own_caps_of_params_and_responses() -> None:

@@ -35,10 +35,10 @@ class Copy:
             return node
         if level > self._limits.max_depth:
             raise ValueError(f"over {self._limits.max_depth} levels")
+        if self.items + len(node) > self._limits.max_items:
+            raise ValueError(f"over {self._limits.max_items} keys and elements")
         copied = node.copy()  # look at the copy only: another thread may be changing the original
         self.items += len(copied)
-        if self.items > self._limits.max_items:
-            raise ValueError(f"over {self._limits.max_items} keys and elements")
         for slot, child in copied.items() if type(copied) is dict else enumerate(copied):
             if type(slot) is str:
                 self.texts.append(slot)
@@ -56,11 +56,10 @@ def plain_copy(value: Any, max_chars: int, limits: Limits) -> Copy:
             included, or is over the *limits*; the sentence says which.
     """
     copy = Copy(value, _plain_leaf, limits)
-    whole = "".join(copy.texts)
-    if copy.items + len(whole) > max_chars:
+    if copy.items + sum(map(len, copy.texts)) > max_chars:
         raise ValueError(f"over {max_chars} characters")
     try:
-        whole.encode()
+        "".join(copy.texts).encode()
     except UnicodeEncodeError:
         raise ValueError("no plain JSON, for half of a surrogate pair in it") from None
     return copy
